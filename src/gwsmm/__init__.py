@@ -1,0 +1,8 @@
+"""Merge the encoders of similar assessment items and show what it costs.
+
+items → finetune → features → distances → plan → merge → heads → evaluate → report
+"""
+
+from importlib.metadata import version
+
+__version__ = version("gwsmm")

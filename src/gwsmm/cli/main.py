@@ -1,0 +1,46 @@
+"""The command `gwsmm` and its subcommands."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from gwsmm.cli.explain import nearest
+
+HELP = """\
+gwsmm finds out which scoring models can share one encoder, merges them, and shows what that costs.
+
+usage: gwsmm run [OPTION=VALUE …] [-m] [--cfg job]
+
+  gwsmm run                             nine generated items, GW plan, merge, comparison table
+  gwsmm run experiment=quickstart       the same on fewer responses: GW, expert and LLM plans compared
+  gwsmm run items=pasta items.path=DIR  your own answers: DIR/<item>_train.csv and DIR/<item>_test.csv
+  gwsmm run -m merge=average,ties       every combination, sharing what is computed already
+  gwsmm run --cfg job                   print the composed configuration and stop
+  gwsmm run --help                      every option and its choices
+
+  -h, --help     this text
+  --version      the version
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; ends the program with 2 after an error in what the user gave."""
+    # Spinning threads slow a busy machine twentyfold; to be set before numpy or torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    command, rest = (given[0], given[1:]) if given else ("--help", [])
+    if command in ("-h", "--help"):
+        sys.stdout.write(HELP)
+    elif command == "--version":
+        from gwsmm import __version__
+
+        sys.stdout.write(f"gwsmm {__version__}\n")
+    elif command == "run":
+        from gwsmm.cli.run import run_command
+
+        run_command(rest)
+    else:
+        hint = nearest(command, ["run", "--help", "--version"])
+        sys.stderr.write(f"gwsmm: there is no command {command!r}{hint}; see gwsmm --help\n")
+        raise SystemExit(2)

@@ -1,0 +1,184 @@
+"""`gwsmm run`: compose, check, build, run, report."""
+
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from gwsmm.cli.explain import explain, is_users
+from gwsmm.types import InputError
+
+if TYPE_CHECKING:
+    from gwsmm.pipeline import Experiment
+    from gwsmm.types import Item
+
+log = logging.getLogger(__name__)
+
+_PACKAGED = Path(__file__).parents[1] / "conf"
+CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[3] / "conf"
+ALLOWED = ("gwsmm.", "torch.", "pytorch_lightning.", "hydra.", "hydra_plugins.")
+HINTS = (
+    "Next: gwsmm run grouping.encoders=4 (other numbers of encoders) · gwsmm run -m "
+    "merge=average,ties,published (compare merges) · gwsmm run items=pasta items.path=DIR (your data)",
+)
+
+
+def run_command(arguments: Sequence[str]) -> None:
+    """Run the experiment or experiments that the arguments compose; ends with 2 on bad input."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, who say them in one line
+    sys.argv = ["gwsmm run", *arguments]
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_job)()
+    except Exception as error:
+        if not is_users(error):
+            raise
+        _refuse(error)
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            "gwsmm: stopped; what was finished is kept: the same command goes on from there\n"
+        )
+        raise SystemExit(130) from None
+
+
+def _job(cfg: DictConfig) -> None:
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        experiment = build(cfg)
+        from gwsmm.pipeline import prepare
+
+        items = prepare(experiment)
+    except Exception as error:
+        if not is_users(error):
+            raise
+        logging.shutdown()  # closes the log, so that nothing is left of a run that never began
+        shutil.rmtree(folder, ignore_errors=True)
+        _refuse(error)
+    try:
+        _conduct(cfg, experiment, items, folder)
+    except InputError as error:
+        _refuse(error)
+
+
+def _conduct(
+    cfg: DictConfig, experiment: "Experiment", items: "tuple[Item, ...]", folder: Path
+) -> None:
+    """Run one experiment and fill its folder."""
+    from gwsmm import __version__
+    from gwsmm.pipeline import run
+    from gwsmm.report.run import summary, write_json, write_run
+    from gwsmm.tracking import Finished
+
+    hydra_config, started = HydraConfig.get(), time.monotonic()
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
+    found = run(experiment, items)
+    tables = write_run(folder, found)
+    several = hydra_config.mode == RunMode.MULTIRUN
+    experiment.tracker(
+        Finished(
+            name=folder.name if not several else f"{folder.parent.name}_{folder.name}",
+            group=folder.parent.name if several else None,
+            folder=folder,
+            config=OmegaConf.to_container(cfg, resolve=True),  # type: ignore[arg-type]
+            results=found.results,
+            tables=tables,
+            members=found.members,
+        )
+    )
+    about = {
+        "version": __version__,
+        "overrides": list(hydra_config.overrides.task),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    write_json(folder / "run.json", about)
+    log.info("finished in %.0f s: %s", about["seconds"], folder)
+    if not several:
+        summary(folder, {"": found.results}, HINTS)
+
+
+class Summary(Callback):
+    """Compares the jobs of a multirun when all have ended."""
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Write the tables of the multirun and show them."""
+        from gwsmm.report.run import summary, write_multirun
+
+        folder = Path(config.hydra.sweep.dir)
+        jobs = sorted(folder.glob("*/run.json"), key=lambda path: int(path.parent.name))
+        given = [json.loads(path.read_text())["overrides"] for path in jobs]
+        runs = {}
+        for path, overrides in zip(jobs, given, strict=True):
+            own = [o for o in overrides if not all(o in others for others in given)]
+            name = " ".join(own) or path.parent.name
+            runs[name] = json.loads((path.parent / "results.json").read_text())
+        if runs:
+            write_multirun(folder, runs)
+            summary(folder, runs, HINTS)
+
+
+def _refuse(error: Exception) -> None:
+    sys.stderr.write(f"gwsmm: {explain(error, list(settings()))}\n")
+    raise SystemExit(2) from None
+
+
+def settings() -> Iterator[str]:
+    """Every name that can be set: the groups of `conf`, and the keys of every file in it."""
+    for path in sorted(CONF.rglob("*.yaml")):
+        group = path.relative_to(CONF).parent.as_posix()
+        if group == "experiment":
+            continue
+        prefix = "" if group == "." else f"{group}."
+        if prefix:
+            yield group
+        keys = OmegaConf.to_container(OmegaConf.load(path))
+        yield from (
+            f"{prefix}{key}" for key in _keys(keys) if not key.startswith(("_", "defaults"))
+        )
+
+
+def _keys(node: object, prefix: str = "") -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield f"{prefix}{key}"
+            yield from _keys(value, f"{prefix}{key}.")
+
+
+def build(cfg: DictConfig) -> "Experiment":
+    """The experiment that a composed configuration describes; imports torch.
+
+    Raises:
+        InputError: a required setting is missing, or a `_target_` is not allowed.
+        InstantiationException: a setting has the wrong type or is out of range.
+    """
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise InputError(f"{missing[0]}: this setting has no default; give {missing[0]}=VALUE")
+    _check_targets(OmegaConf.to_container(cfg, resolve=True), "")
+    from hydra.utils import instantiate
+
+    experiment: Experiment = instantiate(cfg, _convert_="all")
+    return experiment
+
+
+def _check_targets(node: object, where: str) -> None:
+    if isinstance(node, dict):
+        target = str(node.get("_target_", ALLOWED[0]))
+        if not target.startswith(ALLOWED):
+            raise InputError(
+                f"{where}_target_={target}: only classes of {', '.join(ALLOWED)} may be named in a "
+                "configuration"
+            )
+        for key, value in node.items():
+            _check_targets(value, f"{where}{key}.")
+    elif isinstance(node, list):
+        for value in node:
+            _check_targets(value, where)

@@ -1,0 +1,1 @@
+"""How far apart two items are: one strategy per file."""

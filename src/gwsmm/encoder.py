@@ -1,0 +1,211 @@
+"""The only door for transformers: find a model, load it, tokenize, and part trunk from pooler.
+
+Every encoder takes the same path: `AutoModel` without its pooling layer is the *trunk* (embeddings
+and layers, what merging shares), a dense layer with tanh is the *pooler* (what an item may keep for
+itself), and a linear layer per item is the *head*.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from hashlib import sha256
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from gwsmm.types import STRICT, InputError, State, checksum
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from gwsmm.network import Network
+
+_PACKAGED = "package:"
+_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")  # no pickled weights, no code
+_FRESH_SEED = (
+    0  # a pooler that the checkpoint lacks must be the same for every item, to be mergeable
+)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Encoder:
+    """A pretrained encoder and how one vector is made of its tokens.
+
+    Attributes:
+        model: a folder in the hub's format, a name on the hub, or `package:NAME/FOLDER` for a model
+            that an installed Python package carries.
+        revision: branch, tag or commit on the hub; None: the newest.
+        random: settings of a randomly initialised model of this architecture; None: the weights.
+        pooling: the vector of the first token, or the mean over the tokens.
+        pooler: whether a dense layer with tanh follows; taken from the checkpoint where it has one.
+        max_length: tokens of a response; longer ones are cut.
+    """
+
+    model: str
+    revision: str | None
+    random: Mapping[str, int] | None
+    pooling: Literal["cls", "mean"]
+    pooler: bool
+    max_length: Annotated[int, Field(ge=8)]
+
+    @cached_property
+    def folder(self) -> Path:
+        """The folder that holds the model.
+
+        Raises:
+            InputError: there is none, it holds no model, or the hub cannot be reached.
+        """
+        folder = self._packaged() or self._local() or self._download()
+        if not (folder / "config.json").is_file():
+            raise InputError(
+                f"encoder.model={self.model}: {folder} holds no config.json, so it is no model; give a "
+                "folder that save_pretrained() wrote, or the name of a model on the hub"
+            )
+        if self.random is None and not list(folder.glob("*.safetensors")):
+            raise InputError(
+                f"encoder.model={self.model}: {folder} holds no *.safetensors; pickled weights are "
+                "never read: load the model once where you trust it, save it with save_pretrained() "
+                "and give that folder, or name a revision that has safetensors by encoder.revision"
+            )
+        return folder
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of the model's files and of the settings above: the encoder's identity in the store."""
+        files = [path for pattern in _FILES for path in self.folder.glob(pattern)]
+        settings = [self.random and dict(self.random), self.pooling, self.pooler, self.max_length]
+        seen = sha256(json.dumps(settings, sort_keys=True).encode())
+        for path in sorted(files):
+            if self.random is None or path.suffix != ".safetensors":
+                seen.update(f"{path.name}:{checksum(path)}\n".encode())
+        return seen.hexdigest()
+
+    def pretrained(self) -> State:
+        """The tensors that fine-tuning starts from, named `trunk.…` and `pooler.…`."""
+        return self.network(0).shared_state()
+
+    def network(self, labels: int) -> "Network":
+        """A network with the pretrained weights and a fresh head of this many labels.
+
+        The head is drawn from torch's global generator; everything else is the same at every call.
+        """
+        from torch import nn
+
+        from gwsmm.network import Network
+
+        trunk = self._trunk()
+        width = int(trunk.config.hidden_size)
+        pooler = self._pooler(trunk, width) if self.pooler else None
+        if getattr(trunk, "pooler", None) is not None:
+            trunk.pooler = None
+        dropout = float(getattr(trunk.config, "hidden_dropout_prob", 0.1))
+        head = nn.Linear(width, labels)
+        nn.init.normal_(head.weight, std=0.02)
+        nn.init.zeros_(head.bias)
+        return Network(trunk, pooler, head, pooling=self.pooling, dropout=dropout)
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, with the special tokens, cut at `max_length`."""
+        ids: list[list[int]] = self._tokenizer(
+            list(texts), truncation=True, max_length=self.max_length, return_attention_mask=False
+        )["input_ids"]
+        return ids
+
+    @property
+    def padding(self) -> int:
+        """The token id that fills a batch."""
+        return int(self._tokenizer.pad_token_id or 0)
+
+    @cached_property
+    def _tokenizer(self) -> "PreTrainedTokenizerBase":
+        from transformers import AutoTokenizer
+
+        with self._readable_errors():
+            return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
+
+    def _trunk(self) -> "PreTrainedModel":
+        import torch
+        from transformers import AutoConfig, AutoModel
+
+        with self._readable_errors():
+            if self.random is None:
+                return AutoModel.from_pretrained(
+                    self.folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+                )
+            config = AutoConfig.from_pretrained(self.folder, **self.random)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(_FRESH_SEED)
+                return AutoModel.from_config(config)
+
+    def _pooler(self, trunk: "PreTrainedModel", width: int) -> "nn.Linear":
+        import torch
+        from torch import nn
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_FRESH_SEED)
+            pooler = nn.Linear(width, width)
+        trained = getattr(getattr(trunk, "pooler", None), "dense", None)
+        if isinstance(trained, nn.Linear):
+            pooler.load_state_dict(trained.state_dict())
+        return pooler
+
+    @contextmanager
+    def _readable_errors(self) -> Iterator[None]:
+        from safetensors import SafetensorError
+        from transformers.utils import logging as talk
+
+        talk.set_verbosity_error()
+        talk.disable_progress_bar()
+        try:
+            yield
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise InputError(
+                f"encoder.model={self.model}: {self.folder} holds no model that can be read "
+                f"({type(error).__name__}: {reason})"
+            ) from error
+
+    def _packaged(self) -> Path | None:
+        if not self.model.startswith(_PACKAGED):
+            return None
+        package, _, inside = self.model.removeprefix(_PACKAGED).partition("/")
+        spec = find_spec(package)
+        if spec is None or spec.origin is None:
+            raise InputError(
+                f"encoder.model={self.model}: the Python package {package} is not installed; "
+                f"install it with pip, or give a folder or a name on the hub"
+            )
+        return Path(spec.origin).parent / inside
+
+    def _local(self) -> Path | None:
+        folder = Path(self.model).expanduser()
+        if folder.is_dir():
+            return folder
+        if folder.is_absolute() or self.model.startswith(("~", ".")):
+            raise InputError(f"encoder.model={self.model}: there is no such folder")
+        return None
+
+    def _download(self) -> Path:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import (
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+        )
+
+        try:
+            return Path(
+                snapshot_download(self.model, revision=self.revision, allow_patterns=list(_FILES))
+            )
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+            raise InputError(
+                f"encoder.model={self.model}: this is no folder here, and the hub did not give it "
+                f"({type(error).__name__}); check the name and the connection, or fetch the model "
+                "where there is a network and give its folder: encoder.model=/path/to/folder; "
+                "encoder=minilm needs no network"
+            ) from error

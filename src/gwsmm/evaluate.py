@@ -1,0 +1,89 @@
+"""What the models do on the test responses; nothing else in the program opens them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gwsmm.encoder import Encoder
+from gwsmm.finetune import Trainer
+from gwsmm.items.ordinal import decode, encode
+from gwsmm.progress import write_fraction
+from gwsmm.types import Artefact, Item, Scorer, load_state
+
+_THRESHOLD = 0.5  # as published
+
+
+@dataclass(frozen=True)
+class Tested:
+    """An item with its test responses, and what scores it."""
+
+    item: Item
+    scorer: Scorer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The stage: item and scorer → `probabilities.safetensors`, [n, L] on the test responses."""
+
+    stage: ClassVar[str] = "evaluate"
+    version: ClassVar[int] = 1
+
+    encoder: Encoder
+    trainer: Trainer
+
+    def __call__(self, subject: Tested, folder: Path) -> None:
+        """Score every test response of the item."""
+        from safetensors.torch import save_file
+
+        from gwsmm.network import infer
+
+        item, scorer = subject.item, subject.scorer
+        network = self.encoder.network(len(item.labels))
+        network.load_part("trunk", load_state(scorer.trunk, "trunk"))
+        network.load_part("pooler", load_state(scorer.pooler, "pooler"))
+        network.load_part("head", load_state(scorer.head, "head"))
+        logits = infer(
+            network.to(self.trainer.device),
+            self.encoder.tokenize(item.test.texts),
+            self.encoder.padding,
+            network,
+            lambda done: write_fraction(folder, done),
+        )
+        save_file({"probabilities": logits.sigmoid()}, folder / "probabilities.safetensors")
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What one model says of an item's test responses.
+
+    Attributes:
+        probabilities: [n, L].
+        decisions: [n, L] of 0 and 1; for an ordinal item consistent steps of one score.
+    """
+
+    probabilities: NDArray[np.float32]
+    decisions: NDArray[np.uint8]
+
+
+def load_predictions(item: Item, made: Artefact) -> Predictions:
+    """The probabilities that `Evaluation` wrote, and the decisions they lead to."""
+    from safetensors.numpy import load_file
+
+    probabilities = load_file(made.file("probabilities.safetensors"))["probabilities"]
+    return _decide(item, probabilities)
+
+
+def majority(item: Item) -> Predictions:
+    """The baseline that knows only how often each label is given in training."""
+    shares = item.train.labels.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return _decide(item, np.tile(shares, (len(item.test), 1)))
+
+
+def _decide(item: Item, probabilities: NDArray[np.float32]) -> Predictions:
+    decisions = (probabilities > _THRESHOLD).astype(np.uint8)
+    if item.kind == "ordinal":
+        decisions = encode(decode(decisions), len(item.labels))
+    return Predictions(probabilities, decisions)

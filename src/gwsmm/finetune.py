@@ -1,0 +1,119 @@
+"""One item → a Member: the recipe of fine-tuning, and the stage that carries it out."""
+
+import json
+from dataclasses import dataclass as plain_dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from gwsmm.encoder import Encoder
+from gwsmm.progress import write_fraction
+from gwsmm.types import STRICT, Item
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Recipe:
+    """How one scoring model is trained: AdamW on the binary cross-entropy, mean over labels.
+
+    Attributes:
+        learning_rate: of trunk and pooler.
+        head_learning_rate: of the head, which starts from nothing.
+        epsilon: of AdamW.
+        weight_decay: on every weight but those whose name holds one of `no_decay`.
+        no_decay: parts of parameter names.
+        schedule: `constant`, or `linear`: down to zero over `epochs`.
+        warmup: share of all steps over which the learning rate rises from zero.
+        clip: largest norm of the gradient; None: no clipping.
+        batch_size: responses.
+        by_length: batches of like length, which need little padding; else plain shuffling.
+        epochs: at most.
+        patience: epochs without a lower validation loss after which training ends.
+        precision: `fp32`, `bf16` (autocast), or `auto`: bf16 where the hardware computes in it.
+    """
+
+    learning_rate: Positive
+    head_learning_rate: Positive
+    epsilon: Positive
+    weight_decay: Annotated[float, Field(ge=0)]
+    no_decay: list[str]
+    schedule: Literal["constant", "linear"]
+    warmup: Share
+    clip: Positive | None
+    batch_size: Annotated[int, Field(ge=1)]
+    by_length: bool
+    epochs: Annotated[int, Field(ge=1)]
+    patience: Annotated[int, Field(ge=1)]
+    precision: Literal["fp32", "bf16", "auto"]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Trainer:
+    """Where a model is trained, in Lightning's words.
+
+    Attributes:
+        accelerator: `cpu`, `gpu`, `auto`, ….
+        devices: how many, or `auto`.
+        strategy: `auto`, `ddp`, ….
+    """
+
+    accelerator: str
+    devices: Annotated[int, Field(ge=1)] | Literal["auto"]
+    strategy: str
+
+    @property
+    def device(self) -> str:
+        """Where stages that only infer run: `cuda` if it is there and asked for, else `cpu`."""
+        import torch
+
+        return "cuda" if self.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+@plain_dataclass(frozen=True, kw_only=True)
+class Finetuning:
+    """The stage: an item without its test split → `trunk`, `pooler`, `head` and `training.json`.
+
+    Source of the `paper` recipe: `offical_pretrain_and_test.ipynb` of the authors.
+    """
+
+    stage: ClassVar[str] = "finetune"
+    version: ClassVar[int] = 1
+
+    encoder: Encoder
+    recipe: Recipe
+    trainer: Trainer
+    seed: int
+
+    def __call__(self, subject: Item, folder: Path) -> None:
+        """Train the item's model and keep the state of lowest validation loss."""
+        import torch
+        from safetensors.torch import save_file
+
+        from gwsmm.scoring import Data, train
+
+        torch.manual_seed(self.seed)
+        network = self.encoder.network(len(subject.labels))
+        data = Data(
+            self.encoder.tokenize(subject.train.texts),
+            torch.from_numpy(subject.train.labels.astype(np.float32)),
+            self.encoder.tokenize(subject.validation.texts),
+            torch.from_numpy(subject.validation.labels.astype(np.float32)),
+            filler=self.encoder.padding,
+            batch_size=self.recipe.batch_size,
+            by_length=self.recipe.by_length,
+            seed=self.seed,
+        )
+        curves = train(
+            network, data, self.recipe, self.trainer, lambda done: write_fraction(folder, done)
+        )
+        for part in ("trunk", "pooler", "head"):
+            if state := network.part_state(part):
+                save_file(dict(state), folder / f"{part}.safetensors")
+        best = min(curves, key=lambda epoch: epoch["validation_loss"])
+        text = json.dumps({"best_epoch": best["epoch"], "epochs": curves}, indent=1)
+        (folder / "training.json").write_text(text)

@@ -1,0 +1,1 @@
+"""Distances → Plan: which items share an encoder; one strategy per file."""

@@ -1,0 +1,106 @@
+"""Plans and similarity matrices that somebody wrote down: people, or a language model."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from gwsmm.grouping.linkage import Linkage, check_encoders, cut
+from gwsmm.types import InputError, Plan, partition
+
+_SHIPPED = Path(__file__).parent / "records"
+
+
+class Record(BaseModel):
+    """A written plan or similarity matrix; the `plan.json` of a run is one.
+
+    Attributes:
+        source: who wrote it, when, and for a language model which one.
+        groups: names of the items that share an encoder.
+        items: names of the rows of `similarity`.
+        similarity: [N, N] in [0, 1], symmetric, one on the diagonal.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    source: str
+    groups: list[list[str]] | None = None
+    items: list[str] | None = None
+    similarity: list[list[float]] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> "Record":
+        if (self.groups is None) == (self.similarity is None):
+            raise ValueError("give either `groups`, or `items` with `similarity`")
+        if self.similarity is not None:
+            matrix, n = self.similarity, len(self.items or [])
+            if n == 0 or len(matrix) != n or any(len(row) != n for row in matrix):
+                raise ValueError(
+                    f"`similarity` must have a row and a column for each of {n} `items`"
+                )
+            _check_matrix(np.array(matrix))
+        return self
+
+
+def _check_matrix(matrix: NDArray[np.float64]) -> None:
+    if not ((matrix >= 0) & (matrix <= 1)).all():
+        raise ValueError("`similarity` must lie between 0 and 1")
+    if not np.array_equal(matrix, matrix.T):
+        raise ValueError("`similarity` must be symmetric")
+    if not (np.diagonal(matrix) == 1).all():
+        raise ValueError("`similarity` must be 1 on the diagonal")
+
+
+def read_record(record: str) -> Record:
+    """The record of this name or path.
+
+    Args:
+        record: the name of a record that the package ships, or the path of a JSON or YAML file.
+
+    Raises:
+        InputError: there is no such file, or it is no record.
+    """
+    shipped = {path.stem: path for path in sorted(_SHIPPED.glob("*.json"))}
+    path = shipped.get(record) or Path(record).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        return Record.model_validate(content)
+    except (FileNotFoundError, IsADirectoryError):
+        raise InputError(
+            f"grouping.record={record}: there is no such file; give the path of a plan, or one of: "
+            + ", ".join(shipped)
+        ) from None
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8"
+        ) from None
+    except (json.JSONDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: this is no JSON or YAML: {reason}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "record"
+        reason = first["msg"].removeprefix("Value error, ")
+        raise InputError(f"{path}: {where}: {reason}") from None
+
+
+def plan_of(record: Record, rule: Linkage, names: Sequence[str]) -> Plan:
+    """The plan that a record gives for these items.
+
+    Raises:
+        InputError: it is not about exactly these items, or not a partition.
+    """
+    if record.similarity is None:
+        return partition(record.groups or [], names, record.source)
+    rows = record.items or []
+    # A matrix must name every item once, which is what a partition into single items does.
+    partition([[name] for name in rows], names, record.source)
+    check_encoders(rule.encoders, names)
+    order = [rows.index(name) for name in names]
+    similarity = np.array(record.similarity)[np.ix_(order, order)]
+    return cut(1 - similarity, names, rule, record.source)

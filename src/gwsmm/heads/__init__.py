@@ -1,0 +1,1 @@
+"""The items' heads on their new encoder: one strategy per file."""

@@ -1,0 +1,67 @@
+"""TIES: trim, elect signs, merge what agrees."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from gwsmm.types import STRICT, State
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Ties:
+    """θ = θ_base + λ · (mean, over members of the elected sign, of the trimmed task vectors).
+
+    Tensor by tensor, with task vectors τ_i = θ_i − θ_base: trim each τ_i to its entries of largest
+    magnitude; elect the sign of their sum; average the entries that have it. No data, no gradients.
+
+    Attributes:
+        density: share of each tensor's entries that is kept.
+        scale: λ.
+        base: `pretrained`, `group_mean`, `first_item` or the name of an item.
+
+    Source: Yadav et al. (2023), "TIES-Merging", algorithm 1; trimmed per tensor as the authors of
+    GW-SMM do, where Yadav et al. trim over the whole model.
+    """
+
+    density: Annotated[float, Field(gt=0, le=1)]
+    scale: Annotated[float, Field(gt=0)]
+    base: str
+
+    def __call__(self, base: State, states: Sequence[State], sizes: Sequence[int]) -> State:
+        """Merge the members around the base; see `Merge`."""
+        merged = {}
+        for name, start in base.items():
+            origin = start.float()
+            taus = [trim(state[name].float() - origin, self.density) for state in states]
+            merged[name] = (origin + self.scale * disjoint_mean(taus)).to(start.dtype)
+        return merged
+
+
+def trim(tau: "Tensor", density: float) -> "Tensor":
+    """`tau` with all but its ceil(density · n) entries of largest magnitude set to zero.
+
+    Entries that equal the smallest kept magnitude are all kept.
+    """
+    import torch
+
+    kept = math.ceil(tau.numel() * density)
+    magnitude = tau.abs()
+    smallest = magnitude.flatten().kthvalue(tau.numel() - kept + 1).values
+    return torch.where(magnitude >= smallest, tau, torch.zeros_like(tau))
+
+
+def disjoint_mean(taus: Sequence["Tensor"]) -> "Tensor":
+    """The mean, entry by entry, of those non-zero values that have the sign of the sum."""
+    import torch
+
+    stacked = torch.stack(list(taus))
+    elected = stacked.sum(0).sign()
+    agrees = (stacked.sign() == elected) & (stacked != 0)
+    total = torch.where(agrees, stacked, torch.zeros_like(stacked)).sum(0)
+    return total / agrees.sum(0).clamp(min=1)

@@ -1,0 +1,123 @@
+"""The network that scores one item, and how responses are fed to it."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from gwsmm.types import State
+
+INFERENCE_BATCH = 64  # responses; large enough to fill the cores, small enough for any memory
+
+
+class Network(nn.Module):
+    """Trunk, optional pooler and head of one item.
+
+    Args:
+        trunk: a transformers model without pooling layer; [b, t] token ids to hidden states.
+        pooler: dense layer, followed by tanh; None where the vector goes to the head as it is.
+        head: linear layer with one output per label.
+        pooling: `cls` for the first token, `mean` for the mean over the tokens.
+        dropout: between representation and head, in training.
+    """
+
+    def __init__(
+        self,
+        trunk: nn.Module,
+        pooler: nn.Linear | None,
+        head: nn.Linear,
+        *,
+        pooling: str,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.trunk, self.pooler, self.head = trunk, pooler, head
+        self.dropout = nn.Dropout(dropout)
+        self.pooling = pooling
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Logits [b, L] of a batch of token ids [b, t] with their attention mask [b, t]."""
+        logits: Tensor = self.head(self.dropout(self.represent(ids, mask)))
+        return logits
+
+    def represent(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """[b, d]: the vectors that the head sees."""
+        hidden = self.trunk(input_ids=ids, attention_mask=mask).last_hidden_state
+        vector = pool(hidden, mask, self.pooling)
+        return vector if self.pooler is None else torch.tanh(self.pooler(vector))
+
+    def hidden(self, ids: Tensor, mask: Tensor, layer: int) -> Tensor:
+        """[b, t, d]: the hidden states of one layer, counted from the end: -1 is the last."""
+        states = self.trunk(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+        chosen: Tensor = states.hidden_states[layer]
+        return chosen
+
+    def shared_state(self) -> State:
+        """A copy of what merging works on: the tensors of trunk and pooler."""
+        parts = {"trunk": self.trunk, "pooler": self.pooler}
+        return {f"{part}.{k}": v for part, net in parts.items() if net for k, v in _floats(net)}
+
+    def part_state(self, part: str) -> State:
+        """A copy of the tensors of `trunk`, `pooler` or `head`; empty if it has no such part."""
+        net = getattr(self, part)
+        return dict(_floats(net)) if net is not None else {}
+
+    def load_part(self, part: str, state: State) -> None:
+        """Take over the tensors of one part; an empty state is that of a part that is not there."""
+        net: nn.Module | None = getattr(self, part)
+        if net is not None:
+            # Buffers such as position ids are not weights and are not stored.
+            missing, unexpected = net.load_state_dict(dict(state), strict=False)
+            lacking = set(missing) & {name for name, _ in net.named_parameters()}
+            if lacking or unexpected:
+                raise ValueError(f"{part} lacks {sorted(lacking)} or has unknown {unexpected}")
+
+
+def _floats(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in net.state_dict().items():
+        if tensor.is_floating_point():
+            yield name, tensor.detach().cpu().clone().contiguous()
+
+
+def pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
+    """[b, d] from [b, t, d]: the first token's vector (`cls`), or the mean over real tokens."""
+    if pooling == "cls":
+        return hidden[:, 0]
+    weights = mask.unsqueeze(-1).to(hidden.dtype)
+    return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
+def pad(ids: Sequence[Sequence[int]], filler: int) -> tuple[Tensor, Tensor]:
+    """Token ids [b, t] padded to the longest of the batch, and their attention mask [b, t]."""
+    longest = max(len(row) for row in ids)
+    tokens = torch.full((len(ids), longest), filler, dtype=torch.long)
+    mask = torch.zeros((len(ids), longest), dtype=torch.long)
+    for i, row in enumerate(ids):
+        tokens[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+        mask[i, : len(row)] = 1
+    return tokens, mask
+
+
+@torch.inference_mode()
+def infer(
+    network: Network,
+    ids: Sequence[Sequence[int]],
+    filler: int,
+    function: Callable[[Tensor, Tensor], Tensor],
+    tick: Callable[[float], None] = lambda fraction: None,
+) -> Tensor:
+    """Apply `function(ids, mask)` to all responses in batches of like length, without gradients.
+
+    Returns:
+        [n, d] in the order of `ids`, on the CPU.
+    """
+    network.eval()
+    device = next(network.parameters()).device
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    rows: list[Tensor] = []
+    for start in range(0, len(order), INFERENCE_BATCH):
+        batch = order[start : start + INFERENCE_BATCH]
+        tokens, mask = pad([ids[i] for i in batch], filler)
+        rows.append(function(tokens.to(device), mask.to(device)).float().cpu())
+        tick((start + len(batch)) / len(order))
+    return torch.cat(rows)[torch.tensor(order).argsort()]

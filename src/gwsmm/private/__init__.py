@@ -1,0 +1,1 @@
+"""What every item keeps for itself beside its head: one strategy per file."""

@@ -1,0 +1,167 @@
+"""What a run found out: the content of `results.json` and `predictions.parquet`.
+
+The schema of `results.json` is documented in docs/results.md; it holds nothing that depends on when,
+where or how fast a run was, so that the same experiment gives the same bytes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gwsmm.evaluate import Predictions
+from gwsmm.items.ordinal import decode
+from gwsmm.metrics import Scores, overall, score
+from gwsmm.types import Distances, Item, Member, Plan, Scorer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = 1
+MODELS = ("majority", "individual", "merged")
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """One item's part of the results.
+
+    Attributes:
+        item: with its test responses.
+        predictions: by model: `majority`, `individual`, `merged`.
+        before: what scores the item before the merge.
+        after: what scores it after; the same where the item keeps its own encoder.
+    """
+
+    item: Item
+    predictions: Mapping[str, Predictions]
+    before: Scorer
+    after: Scorer
+
+    def scores(self) -> dict[str, Scores]:
+        """The metrics of each model."""
+        truth = self.item.test.labels
+        return {model: score(truth, self.predictions[model].decisions) for model in MODELS}
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What an experiment found out.
+
+    Attributes:
+        outcomes: of every item, in the order of the item set.
+        members: the fine-tuned models.
+        distances: between them.
+        plan: that was carried out.
+        results: the content of `results.json`.
+    """
+
+    outcomes: Sequence[Outcome]
+    members: Sequence[Member]
+    distances: Distances
+    plan: Plan
+    results: Mapping[str, Any]
+
+
+def results(
+    outcomes: Sequence[Outcome], plan: Plan, distances: Distances, about: Mapping[str, object]
+) -> dict[str, Any]:
+    """The content of `results.json`.
+
+    Args:
+        outcomes: of every item, in the order of the item set.
+        plan: that was carried out.
+        distances: that were measured.
+        about: name, seed and encoder of the experiment.
+    """
+    scores = {outcome.item.name: outcome.scores() for outcome in outcomes}
+    merged = [scores[name] for name in plan.merged_items]
+    n = len(outcomes)
+    open_pairs = int((~distances.converged).sum()) // 2
+    return {
+        "schema": SCHEMA,
+        **about,
+        "synthetic": any(outcome.item.synthetic for outcome in outcomes),
+        "plan": plan_content(plan),
+        "overall": _overall(list(scores.values())),
+        "merged_only": _overall(merged) if merged else None,
+        "storage": _storage(outcomes, plan),
+        "distances": {
+            "quantity": distances.quantity,
+            "pairs": n * (n - 1) // 2,
+            "not_converged": open_pairs,
+        },
+        "items": [_item(outcome, plan, scores[outcome.item.name]) for outcome in outcomes],
+    }
+
+
+def plan_content(plan: Plan) -> dict[str, object]:
+    """The content of `plan.json`, which `grouping=expert grouping.record=…` reads again."""
+    return {"source": plan.source, "groups": [list(group) for group in plan.groups]}
+
+
+def predictions_frame(outcomes: Sequence[Outcome]) -> "pd.DataFrame":
+    """One row per item, test response, label and model; never the response text.
+
+    Columns: item, response (position in the test split), label, model, truth, probability,
+    decision; for ordinal items also score_truth and score_decision, else missing.
+    """
+    import pandas as pd
+
+    frames = []
+    for outcome in outcomes:
+        item, truth = outcome.item, outcome.item.test.labels
+        n, width = truth.shape
+        ordinal = item.kind == "ordinal"
+        for model in MODELS:
+            said = outcome.predictions[model]
+            columns: dict[str, object] = {
+                "item": item.name,
+                "response": [row for row in range(n) for _ in range(width)],
+                "label": [label.name for label in item.labels] * n,
+                "model": model,
+                "truth": truth.ravel(),
+                "probability": said.probabilities.ravel(),
+                "decision": said.decisions.ravel(),
+                "score_truth": decode(truth).repeat(width) if ordinal else None,
+                "score_decision": decode(said.decisions).repeat(width) if ordinal else None,
+            }
+            frame = pd.DataFrame(columns)
+            frames.append(frame.astype({"score_truth": "Int64", "score_decision": "Int64"}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _overall(scores: Sequence[Mapping[str, Scores]]) -> dict[str, object]:
+    return {model: overall([each[model] for each in scores]).as_dict() for model in MODELS}
+
+
+def _item(outcome: Outcome, plan: Plan, scores: Mapping[str, Scores]) -> dict[str, object]:
+    item = outcome.item
+    return {
+        "name": item.name,
+        "kind": item.kind,
+        "labels": [label.name for label in item.labels],
+        "train": len(item.train),
+        "validation": len(item.validation),
+        "test": len(item.test),
+        "group": plan.groups.index(plan.group_of(item.name)),
+        "notes": list(item.notes),
+        "scores": {model: scores[model].as_dict() for model in MODELS},
+    }
+
+
+def _storage(outcomes: Sequence[Outcome], plan: Plan) -> dict[str, object]:
+    before = _bytes([outcome.before for outcome in outcomes])
+    after = _bytes([outcome.after for outcome in outcomes])
+    return {
+        "encoders_before": len(outcomes),
+        "encoders_after": len(plan.groups),
+        "bytes_before": before,
+        "bytes_after": after,
+        "factor": before / after,
+    }
+
+
+def _bytes(scorers: Sequence[Scorer]) -> int:
+    """What the files take that these scorers need, each file counted once."""
+    files: set[Path] = {path for scorer in scorers for path in scorer.parts().values()}
+    return sum(path.stat().st_size for path in files)

@@ -1,0 +1,248 @@
+"""The Lightning module of one scoring model, and its data module."""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, EarlyStopping
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from gwsmm.finetune import Recipe, Trainer
+from gwsmm.network import Network, pad
+
+Row = tuple[list[int], Tensor]
+Batch = tuple[Tensor, Tensor, Tensor]
+
+_POOL = 20  # batches that are sorted by length together: long enough to fill, short enough to mix
+
+
+class ScoringModel(pl.LightningModule):
+    """Trains a `Network` by a `Recipe`, and keeps its curves and its best state.
+
+    Args:
+        network: trained in place; `restore_best` gives it the state of lowest validation loss.
+        recipe: the settings.
+        steps: optimiser steps in all if no epoch is saved by early stopping.
+    """
+
+    def __init__(self, network: Network, recipe: Recipe, steps: int) -> None:
+        super().__init__()
+        self.network, self.recipe, self.steps = network, recipe, steps
+        self.curves: list[dict[str, float]] = []
+        self._best: dict[str, Tensor] = {}
+        self._train_loss = self._train_rows = 0.0
+
+    def training_step(self, batch: Batch) -> Tensor:
+        """Binary cross-entropy, mean over responses and labels."""
+        loss = self._loss(batch)
+        self._train_loss += float(loss.detach()) * len(batch[0])
+        self._train_rows += len(batch[0])
+        return loss
+
+    def validation_step(self, batch: Batch) -> None:
+        """The same loss on validation responses, averaged over them."""
+        self.log("validation_loss", self._loss(batch), on_epoch=True, batch_size=len(batch[0]))
+
+    def on_validation_epoch_end(self) -> None:
+        """Note the epoch's losses, and copy the weights if they are the best so far."""
+        loss = float(self.trainer.callback_metrics["validation_loss"])
+        if not self.curves or loss < min(epoch["validation_loss"] for epoch in self.curves):
+            self._best = {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()}
+        self.curves.append(
+            {
+                "epoch": len(self.curves) + 1,
+                "train_loss": self._train_loss / max(1.0, self._train_rows),
+                "validation_loss": loss,
+            }
+        )
+        self._train_loss = self._train_rows = 0.0
+
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[dict[str, object]]]:
+        """AdamW with the recipe's groups, and its schedule step by step."""
+        recipe, groups = self.recipe, []
+        for name, weight in self.network.named_parameters():
+            rate = recipe.head_learning_rate if name.startswith("head.") else recipe.learning_rate
+            free = any(part in name for part in recipe.no_decay)
+            decay = 0.0 if free else recipe.weight_decay
+            groups.append({"params": [weight], "lr": rate, "weight_decay": decay})
+        optimizer = AdamW(groups, eps=recipe.epsilon, fused=True)
+        schedule = LambdaLR(optimizer, self._rate)
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip here: Lightning refuses to clip under bf16 with a fused optimiser."""
+        if self.recipe.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
+
+    def restore_best(self) -> None:
+        """Give the network the weights of the epoch with the lowest validation loss."""
+        self.network.load_state_dict(self._best)
+
+    def _loss(self, batch: Batch) -> Tensor:
+        ids, mask, labels = batch
+        return binary_cross_entropy_with_logits(self.network(ids, mask).float(), labels)
+
+    def _rate(self, step: int) -> float:
+        warm = self.recipe.warmup * self.steps
+        if step < warm:
+            return (step + 1) / (warm + 1)
+        if self.recipe.schedule == "constant":
+            return 1.0
+        return max(0.0, (self.steps - step) / max(1.0, self.steps - warm))
+
+
+class Data(pl.LightningDataModule):
+    """Tokenized training and validation responses of one item.
+
+    Args:
+        train_ids: token ids of each training response.
+        train_labels: [n, L] of 0 and 1.
+        validation_ids: token ids of each validation response.
+        validation_labels: [m, L] of 0 and 1.
+        filler: token id that fills a batch.
+        batch_size: responses.
+        by_length: see `Recipe`.
+        seed: of the shuffling; every epoch has another order.
+    """
+
+    def __init__(  # noqa: PLR0913 - two splits of ids and labels, each named at the call
+        self,
+        train_ids: Sequence[list[int]],
+        train_labels: Tensor,
+        validation_ids: Sequence[list[int]],
+        validation_labels: Tensor,
+        *,
+        filler: int,
+        batch_size: int,
+        by_length: bool,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.train_rows = _Rows(train_ids, train_labels)
+        self.validation_rows = _Rows(validation_ids, validation_labels)
+        self.filler = filler
+        self.batches = _Batches(
+            [len(row) for row in train_ids], batch_size, by_length=by_length, seed=seed
+        )
+
+    def train_dataloader(self) -> DataLoader[Row]:
+        """Shuffled batches of (ids [b, t], mask [b, t], labels [b, L])."""
+        return DataLoader(self.train_rows, batch_sampler=self.batches, collate_fn=self._collate)
+
+    def val_dataloader(self) -> DataLoader[Row]:
+        """Validation batches, in order."""
+        size = self.batches.batch_size
+        return DataLoader(self.validation_rows, batch_size=size, collate_fn=self._collate)
+
+    def _collate(self, rows: list[Row]) -> Batch:
+        ids, mask = pad([row for row, _ in rows], self.filler)
+        return ids, mask, torch.stack([labels for _, labels in rows])
+
+
+class _Rows(Dataset[Row]):
+    def __init__(self, ids: Sequence[list[int]], labels: Tensor) -> None:
+        self.ids, self.labels = ids, labels
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Row:
+        return self.ids[index], self.labels[index]
+
+
+class _Batches(Sampler[list[int]]):
+    def __init__(self, lengths: list[int], batch_size: int, *, by_length: bool, seed: int) -> None:
+        self.lengths, self.batch_size, self.by_length = lengths, batch_size, by_length
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        return -(-len(self.lengths) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = self._shuffled(range(len(self.lengths)))
+        if not self.by_length:
+            return iter(_cut(order, self.batch_size))
+        pools = _cut(order, self.batch_size * _POOL)
+        batches = [
+            batch
+            for block in pools
+            for batch in _cut(sorted(block, key=self.lengths.__getitem__), self.batch_size)
+        ]
+        return (batches[i] for i in self._shuffled(range(len(batches))))
+
+    def _shuffled(self, values: range) -> list[int]:
+        return torch.randperm(len(values), generator=self.generator).tolist()
+
+
+def _cut(values: list[int], size: int) -> list[list[int]]:
+    return [values[i : i + size] for i in range(0, len(values), size)]
+
+
+class _Ticker(Callback):
+    def __init__(self, steps: int, tick: Callable[[float], None]) -> None:
+        self.steps, self.tick = steps, tick
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+        if trainer.global_step % 5 == 0:
+            self.tick(trainer.global_step / self.steps)
+
+
+def train(
+    network: Network,
+    data: Data,
+    recipe: Recipe,
+    trainer: Trainer,
+    tick: Callable[[float], None],
+) -> list[dict[str, float]]:
+    """Fine-tune `network` in place to its best epoch.
+
+    Returns:
+        For each epoch `epoch`, `train_loss` and `validation_loss`.
+    """
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    steps = recipe.epochs * len(data.batches)
+    model = ScoringModel(network, recipe, steps)
+    with warnings.catch_warnings():
+        # Lightning's advice on worker processes and torch's own deprecations are not for our users.
+        warnings.simplefilter("ignore")
+        lightning = pl.Trainer(
+            accelerator=trainer.accelerator,
+            devices=trainer.devices,
+            strategy=trainer.strategy,
+            precision="bf16-mixed" if _use_bf16(recipe.precision) else "32-true",
+            max_epochs=recipe.epochs,
+            callbacks=[
+                EarlyStopping("validation_loss", patience=recipe.patience),
+                _Ticker(steps, tick),
+            ],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+        )
+        lightning.fit(model, data)
+    model.restore_best()
+    return model.curves
+
+
+def _use_bf16(precision: str) -> bool:
+    if precision != "auto":
+        return precision == "bf16"
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    return "bf16" in _cpu_flags()
+
+
+def _cpu_flags() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:  # noqa: PTH123 - not a file on disk
+            return next((line for line in file if line.startswith("flags")), "")
+    except OSError:
+        return ""

@@ -1,0 +1,316 @@
+"""The nouns of the program: what the stages take and return."""
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Every strategy is `@dataclass(frozen=True, kw_only=True, config=STRICT)` of pydantic: a misspelled
+# field, a wrong type or a value out of range is refused when the object is built.
+STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+MANIFEST = "manifest.json"
+
+SplitName = Literal["train", "validation"]
+
+
+class InputError(Exception):
+    """Something that the user gave cannot be used; the message is the one line that is shown."""
+
+
+@dataclass(frozen=True)
+class Label:
+    """One rubric element: 1 if a response shows it, 0 if not."""
+
+    name: str
+    description: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Responses:
+    """Student responses with their ratings.
+
+    Attributes:
+        texts: n responses as the students wrote them.
+        labels: [n, L] of 0 and 1, one column per label of the item.
+    """
+
+    texts: tuple[str, ...]
+    labels: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def rows(self, index: Iterable[int]) -> "Responses":
+        """The responses at these positions, in this order."""
+        chosen = list(index)
+        return Responses(tuple(self.texts[i] for i in chosen), self.labels[chosen])
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of every text and label: the identity of this data in the store."""
+        seen = sha256(np.ascontiguousarray(self.labels).tobytes())
+        seen.update(repr(self.labels.shape).encode())
+        for text in self.texts:
+            encoded = text.encode()
+            seen.update(len(encoded).to_bytes(8, "little") + encoded)
+        return seen.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """One assessment item with its rated responses.
+
+    Attributes:
+        name: unique within the item set; a plain file name.
+        labels: rubric elements; for an ordinal item the cumulative steps "score ≥ 1", "score ≥ 2", ….
+        kind: `multilabel` (independent 0/1 elements) or `ordinal` (cumulative steps of one score).
+        prompt: the question, where known.
+        synthetic: True if the responses were generated and not written by students.
+        notes: what a reader of the results should know, e.g. dropped rows or constant labels.
+    """
+
+    name: str
+    labels: tuple[Label, ...]
+    kind: Literal["multilabel", "ordinal"]
+    train: Responses
+    validation: Responses
+    test: Responses
+    prompt: str = ""
+    synthetic: bool = False
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of everything that can change a result: responses, labels and kind."""
+        parts = [self.name, self.kind, *(label.name for label in self.labels)]
+        parts += [part.digest for part in (self.train, self.validation, self.test)]
+        return sha256("\0".join(parts).encode()).hexdigest()
+
+    def without_test(self) -> "Item":
+        """This item with an empty test split: what every stage but the evaluation is given."""
+        return replace(self, test=self.test.rows([]))
+
+    def split(self, name: SplitName) -> Responses:
+        """The training or the validation responses."""
+        return self.train if name == "train" else self.validation
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A finished result: a folder of files that never change again."""
+
+    path: Path
+    digest: str
+
+    def file(self, name: str) -> Path:
+        """The path of one file, after its checksum was verified.
+
+        Raises:
+            InputError: the file is not what was written; the result is set aside, so that the next
+                run computes it again.
+        """
+        path = self.path / name
+        if checksum(path) == self._sums[name]:
+            return path
+        aside = self.path.with_suffix(".damaged")
+        shutil.rmtree(aside, ignore_errors=True)
+        self.path.rename(aside)
+        raise InputError(
+            f"{path}: the file is not what was written there (disk fault or edited by hand); the "
+            f"result was moved to {aside.name}: run the command again to compute it anew"
+        )
+
+    def has(self, name: str) -> bool:
+        """Whether the result holds a file of this name."""
+        return name in self._sums
+
+    @cached_property
+    def _sums(self) -> Mapping[str, str]:
+        sums: dict[str, str] = json.loads((self.path / MANIFEST).read_text())["sha256"]
+        return sums
+
+
+def checksum(path: Path) -> str:
+    """The sha256 of a file; `missing` if there is none."""
+    try:
+        with path.open("rb") as file:
+            seen = sha256()
+            while block := file.read(1 << 20):
+                seen.update(block)
+    except FileNotFoundError:
+        return "missing"
+    return seen.hexdigest()
+
+
+State = Mapping[str, "Tensor"]
+"""A model's tensors by name; the parts are `trunk.…`, `pooler.…` and `head.…`."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One item with the encoder and head that were fine-tuned for it.
+
+    Attributes:
+        item: without its test split.
+        made: holds `trunk.safetensors`, `head.safetensors`, where the encoder has one
+            `pooler.safetensors`, and `training.json` with the curves.
+    """
+
+    item: Item
+    made: Artefact
+
+    @property
+    def digest(self) -> str:
+        """The identity of the fine-tuned model."""
+        return self.made.digest
+
+    def state(self, part: str) -> State:
+        """The tensors of `trunk`, `pooler` or `head`; of no tensors where the encoder lacks it."""
+        return load_state(self.made, part)
+
+
+def load_state(made: Artefact, part: str) -> State:
+    """The tensors of one part of a model: `trunk`, `pooler` or `head`; empty if it has none."""
+    from safetensors.torch import load_file
+
+    name = f"{part}.safetensors"
+    return load_file(made.file(name)) if made.has(name) else {}
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """The three parts that score one item, each where it is kept.
+
+    A merged trunk is shared by its group; the pooler is shared or the item's own.
+    """
+
+    trunk: Artefact
+    pooler: Artefact
+    head: Artefact
+
+    def parts(self) -> dict[str, Path]:
+        """The files that this item needs, by part."""
+        where = {"trunk": self.trunk, "pooler": self.pooler, "head": self.head}
+        return {
+            part: made.path / f"{part}.safetensors"
+            for part, made in where.items()
+            if made.has(f"{part}.safetensors")
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Cloud:
+    """An item's feature cloud: points [n, d] with weights [n] that sum to one."""
+
+    name: str
+    points: NDArray[np.float64]
+    weights: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """How far apart two clouds are, and how the solver got there."""
+
+    value: float
+    converged: bool
+    iterations: int
+
+
+@dataclass(frozen=True, eq=False)
+class Distances:
+    """A symmetric matrix of distances between items.
+
+    Attributes:
+        names: N item names.
+        values: [N, N], zero on the diagonal; `quantity` says which quantity it is.
+        converged: [N, N]; False where the solver stopped at its iteration limit.
+        iterations: [N, N].
+        quantity: for instance `GW loss` or `GW root`.
+    """
+
+    names: tuple[str, ...]
+    values: NDArray[np.float64]
+    converged: NDArray[np.bool_]
+    iterations: NDArray[np.int64]
+    quantity: str
+
+    def similarity(self) -> NDArray[np.float64]:
+        """[N, N]: 1 - d / d_max, as in the paper; all ones if every distance is zero."""
+        largest = self.values.max()
+        return 1 - self.values / largest if largest > 0 else np.ones_like(self.values)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A partition of the items: those of a group share one encoder.
+
+    Attributes:
+        groups: item names; within a group and between groups in the order of the item set.
+        source: where the plan came from.
+    """
+
+    groups: tuple[tuple[str, ...], ...]
+    source: str
+
+    def group_of(self, name: str) -> tuple[str, ...]:
+        """The group that holds this item."""
+        return next(group for group in self.groups if name in group)
+
+    @property
+    def merged_items(self) -> tuple[str, ...]:
+        """The items that share an encoder with another item."""
+        return tuple(name for group in self.groups if len(group) > 1 for name in group)
+
+
+class Grouping(Protocol):
+    """A strategy that decides which items share an encoder."""
+
+    def check(self, names: Sequence[str]) -> None:
+        """Refuse, before any work, what can already be seen to fail for these items.
+
+        Raises:
+            InputError: e.g. more encoders than items, or a plan that names an unknown item.
+        """
+
+    def __call__(self, distances: Distances) -> Plan:
+        """Partition the items."""
+
+
+def partition(groups: Iterable[Iterable[str]], names: Sequence[str], source: str) -> Plan:
+    """The plan with these groups, its items and groups in the order of `names`.
+
+    Raises:
+        InputError: the groups are not a partition of `names`.
+    """
+    listed = [list(group) for group in groups]
+    flat = [name for group in listed for name in group]
+    if unknown := [name for name in flat if name not in names]:
+        raise InputError(
+            f"{source}: the plan names the unknown item {unknown[0]!r}; the items are: "
+            + ", ".join(names)
+        )
+    if twice := [name for i, name in enumerate(flat) if name in flat[:i]]:
+        raise InputError(
+            f"{source}: the plan is not a partition: item {twice[0]!r} stands in it more than once; "
+            "name every item exactly once"
+        )
+    if lacking := [name for name in names if name not in flat]:
+        raise InputError(
+            f"{source}: the plan is not a partition: item {lacking[0]!r} is in no group; name every "
+            "item exactly once (an item that keeps its own encoder is a group of one)"
+        )
+    order = {name: i for i, name in enumerate(names)}
+    ordered = [tuple(sorted(group, key=order.__getitem__)) for group in listed if group]
+    return Plan(tuple(sorted(ordered, key=lambda group: order[group[0]])), source)
