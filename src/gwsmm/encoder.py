@@ -63,20 +63,20 @@ class Encoder:
         folder = self._packaged() or self._local() or self._download()
         if not (folder / "config.json").is_file():
             raise InputError(
-                f"encoder.model={self.model}: {folder} holds no config.json, so it is no model; give a "
-                "folder that save_pretrained() wrote, or the name of a model on the hub"
+                f"encoder.model={self.model}: {folder} holds no config.json, so it is no model; "
+                "give a folder that save_pretrained() wrote, or the name of a model on the hub"
             )
         if self.random is None and not list(folder.glob("*.safetensors")):
             raise InputError(
-                f"encoder.model={self.model}: {folder} holds no *.safetensors; pickled weights are "
-                "never read: load the model once where you trust it, save it with save_pretrained() "
-                "and give that folder, or name a revision that has safetensors by encoder.revision"
+                f"encoder.model={self.model}: {folder} holds no *.safetensors; pickled weights "
+                "are never read: load it where you trust it, save it with save_pretrained(), "
+                "give that folder, or name a revision that has safetensors by encoder.revision"
             )
         return folder
 
     @cached_property
     def digest(self) -> str:
-        """Hash of the model's files and of the settings above: the encoder's identity in the store."""
+        """Hash of the model's files and of the settings: the encoder's identity in the store."""
         files = [path for pattern in _FILES for path in self.folder.glob(pattern)]
         settings = [self.random and dict(self.random), self.pooling, self.pooler, self.max_length]
         seen = sha256(json.dumps(settings, sort_keys=True).encode())
@@ -102,7 +102,7 @@ class Encoder:
         width = int(trunk.config.hidden_size)
         pooler = self._pooler(trunk, width) if self.pooler else None
         if getattr(trunk, "pooler", None) is not None:
-            trunk.pooler = None
+            setattr(trunk, "pooler", None)  # noqa: B010 - a module's attribute, unknown to types
         dropout = float(getattr(trunk.config, "hidden_dropout_prob", 0.1))
         head = nn.Linear(width, labels)
         nn.init.normal_(head.weight, std=0.02)
@@ -133,14 +133,17 @@ class Encoder:
         from transformers import AutoConfig, AutoModel
 
         with self._readable_errors():
+            trunk: PreTrainedModel
             if self.random is None:
-                return AutoModel.from_pretrained(
+                trunk = AutoModel.from_pretrained(
                     self.folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
                 )
-            config = AutoConfig.from_pretrained(self.folder, **self.random)
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(_FRESH_SEED)
-                return AutoModel.from_config(config)
+            else:
+                config = AutoConfig.from_pretrained(self.folder, **self.random)
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(_FRESH_SEED)
+                    trunk = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
+        return trunk
 
     def _pooler(self, trunk: "PreTrainedModel", width: int) -> "nn.Linear":
         import torch
@@ -159,8 +162,8 @@ class Encoder:
         from safetensors import SafetensorError
         from transformers.utils import logging as talk
 
-        talk.set_verbosity_error()
-        talk.disable_progress_bar()
+        talk.set_verbosity_error()  # type: ignore[no-untyped-call]
+        talk.disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
             yield
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:

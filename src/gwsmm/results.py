@@ -1,7 +1,7 @@
 """What a run found out: the content of `results.json` and `predictions.parquet`.
 
-The schema of `results.json` is documented in docs/results.md; it holds nothing that depends on when,
-where or how fast a run was, so that the same experiment gives the same bytes.
+The schema of `results.json` is documented in docs/results.md; it holds nothing that depends on
+when, where or how fast a run was, so that the same experiment gives the same bytes.
 """
 
 from collections.abc import Mapping, Sequence

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, EarlyStopping
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim import AdamW, Optimizer
@@ -63,7 +64,7 @@ class ScoringModel(pl.LightningModule):
         )
         self._train_loss = self._train_rows = 0.0
 
-    def configure_optimizers(self) -> tuple[list[Optimizer], list[dict[str, object]]]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with the recipe's groups, and its schedule step by step."""
         recipe, groups = self.recipe, []
         for name, weight in self.network.named_parameters():
@@ -73,7 +74,10 @@ class ScoringModel(pl.LightningModule):
             groups.append({"params": [weight], "lr": rate, "weight_decay": decay})
         optimizer = AdamW(groups, eps=recipe.epsilon, fused=True)
         schedule = LambdaLR(optimizer, self._rate)
-        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip here: Lightning refuses to clip under bf16 with a fused optimiser."""
@@ -236,7 +240,7 @@ def _use_bf16(precision: str) -> bool:
     if precision != "auto":
         return precision == "bf16"
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     return "bf16" in _cpu_flags()
 
 

@@ -1,8 +1,9 @@
 """Results kept on disk: load if it is there, else compute, write, rename.
 
-The key of a result is the hash of everything that made it, so a changed setting, label or response
-can never return an old result. A result is a folder; it is written under a temporary name, its files
-are checksummed and the folder is renamed, so a killed program leaves either the whole result or none.
+The key of a result is the hash of everything that made it, so a changed setting, label or
+response can never return an old result. A result is a folder; it is written under a temporary name,
+its files are checksummed and the folder is renamed, so a killed program leaves either the whole
+result or none.
 """
 
 import json
@@ -12,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import ClassVar, Protocol, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 from filelock import FileLock
 
@@ -136,12 +137,12 @@ class Store:
 
 
 @dataclass(frozen=True)
-class _Compute:
+class _Compute(Generic[Subject]):
     """`fetch` for one (digest, subject), as a picklable function."""
 
     store: Store
-    stage: Stage[object]
+    stage: Stage[Subject]
 
-    def __call__(self, task: tuple[str, object]) -> None:
+    def __call__(self, task: tuple[str, Subject]) -> None:
         digest, subject = task
         self.store.fetch(self.stage.stage, digest, lambda folder: self.stage(subject, folder))

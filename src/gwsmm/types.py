@@ -74,7 +74,7 @@ class Item:
 
     Attributes:
         name: unique within the item set; a plain file name.
-        labels: rubric elements; for an ordinal item the cumulative steps "score ≥ 1", "score ≥ 2", ….
+        labels: rubric elements; for an ordinal item the steps "score ≥ 1", "score ≥ 2", ….
         kind: `multilabel` (independent 0/1 elements) or `ordinal` (cumulative steps of one score).
         prompt: the question, where known.
         synthetic: True if the responses were generated and not written by students.
@@ -303,13 +303,13 @@ def partition(groups: Iterable[Iterable[str]], names: Sequence[str], source: str
         )
     if twice := [name for i, name in enumerate(flat) if name in flat[:i]]:
         raise InputError(
-            f"{source}: the plan is not a partition: item {twice[0]!r} stands in it more than once; "
-            "name every item exactly once"
+            f"{source}: the plan is not a partition: item {twice[0]!r} stands in it more than "
+            "once; name every item exactly once"
         )
     if lacking := [name for name in names if name not in flat]:
         raise InputError(
-            f"{source}: the plan is not a partition: item {lacking[0]!r} is in no group; name every "
-            "item exactly once (an item that keeps its own encoder is a group of one)"
+            f"{source}: the plan is not a partition: item {lacking[0]!r} is in no group; name "
+            "every item exactly once (an item that keeps its own encoder is a group of one)"
         )
     order = {name: i for i, name in enumerate(names)}
     ordered = [tuple(sorted(group, key=order.__getitem__)) for group in listed if group]

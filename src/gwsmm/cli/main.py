@@ -12,8 +12,8 @@ gwsmm finds out which scoring models can share one encoder, merges them, and sho
 usage: gwsmm run [OPTION=VALUE …] [-m] [--cfg job]
 
   gwsmm run                             nine generated items, GW plan, merge, comparison table
-  gwsmm run experiment=quickstart       the same on fewer responses: GW, expert and LLM plans compared
-  gwsmm run items=pasta items.path=DIR  your own answers: DIR/<item>_train.csv and DIR/<item>_test.csv
+  gwsmm run experiment=quickstart       a first look: GW, expert and LLM plans side by side
+  gwsmm run items=pasta items.path=DIR  your answers: DIR/<item>_train.csv, DIR/<item>_test.csv
   gwsmm run -m merge=average,ties       every combination, sharing what is computed already
   gwsmm run --cfg job                   print the composed configuration and stop
   gwsmm run --help                      every option and its choices

@@ -29,8 +29,9 @@ _PACKAGED = Path(__file__).parents[1] / "conf"
 CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[3] / "conf"
 ALLOWED = ("gwsmm.", "torch.", "pytorch_lightning.", "hydra.", "hydra_plugins.")
 HINTS = (
-    "Next: gwsmm run grouping.encoders=4 (other numbers of encoders) · gwsmm run -m "
-    "merge=average,ties,published (compare merges) · gwsmm run items=pasta items.path=DIR (your data)",
+    "Next: gwsmm run grouping.encoders=4             another number of encoders",
+    "      gwsmm run -m merge=average,ties,published  merges side by side",
+    "      gwsmm run items=pasta items.path=DIR       your own answers",
 )
 
 

@@ -1,6 +1,7 @@
 """Exact Gromov-Wasserstein by conditional gradient, as the authors ran it."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass as plain_dataclass
 from typing import Literal
 
@@ -12,7 +13,17 @@ from gwsmm.types import STRICT, Cloud, InputError, Pair
 
 _MAX_ITERATIONS = 10_000
 _TOLERANCE = 1e-9
-_METRICS = {"euclidean": "euclidean", "squared_euclidean": "sqeuclidean", "cosine": "cosine"}
+Metric = Literal["euclidean", "sqeuclidean", "cosine"]
+_METRICS: dict[str, Metric] = {
+    "euclidean": "euclidean",
+    "squared_euclidean": "sqeuclidean",
+    "cosine": "cosine",
+}
+_SCALES: dict[str, Callable[[NDArray[np.float64]], float]] = {
+    "mean": np.mean,
+    "median": np.median,
+    "max": np.max,
+}
 
 
 @plain_dataclass(frozen=True, eq=False)
@@ -27,19 +38,19 @@ class Space:
 class GwExact:
     """min over couplings T of Σ (C1[i, k] − C2[j, l])² T[i, j] T[k, l].
 
-    Solved by POT's conditional gradient (network simplex inside, exact line search) from the product
-    coupling. The problem is not convex: the value is that of a local minimum. Costs O(n³ log n) per
-    iteration and O(n²) memory; for clouds of up to about a thousand points.
+    Solved by POT's conditional gradient (network simplex inside, exact line search) from the
+    product coupling. The problem is not convex: the value is that of a local minimum. Costs
+    O(n³ log n) per iteration and O(n²) memory; for clouds of up to about a thousand points.
 
     Attributes:
         cost: distance within a cloud; `cosine` is one minus the cosine.
-        normalisation: divide each cloud's costs by their mean, median or max; `none` lets the spread
-            of the features dominate, as published.
+        normalisation: divide each cloud's costs by their mean, median or max; `none` lets the
+            spread of the features dominate, as published.
         quantity: `loss`: the objective (published); `root`: its square root, a metric on clouds;
             `half_root`: half the root, which POT's documentation calls the distance.
 
-    Source: Peyré, Cuturi and Solomon (2016), eq. 7; POT `ot.gromov.gromov_wasserstein`; the authors'
-    `gw_distance_AIED.ipynb`.
+    Source: Peyré, Cuturi and Solomon (2016), eq. 7; POT `ot.gromov.gromov_wasserstein`; the
+    authors' `gw_distance_AIED.ipynb`.
     """
 
     cost: Literal["euclidean", "squared_euclidean", "cosine"]
@@ -57,8 +68,8 @@ class GwExact:
         wrong = ~np.isfinite(cloud.points).all(axis=1)
         if wrong.any():
             raise InputError(
-                f"item {cloud.name!r}: the features of response {int(wrong.argmax())} are not finite; "
-                "its encoder diverged in fine-tuning: lower finetune.learning_rate"
+                f"item {cloud.name!r}: the features of response {int(wrong.argmax())} are not "
+                "finite; its encoder diverged in fine-tuning: lower finetune.learning_rate"
             )
         costs = cdist(cloud.points, cloud.points, _METRICS[self.cost])
         return Space(costs / self._scale(costs), cloud.weights)
@@ -88,8 +99,7 @@ class GwExact:
     def _scale(self, costs: NDArray[np.float64]) -> float:
         if self.normalisation == "none":
             return 1.0
-        reduce = {"mean": np.mean, "median": np.median, "max": np.max}[self.normalisation]
-        return float(reduce(costs)) or 1.0  # all points in one place
+        return float(_SCALES[self.normalisation](costs)) or 1.0  # all points in one place
 
     def _of_loss(self, loss: float) -> float:
         root = float(np.sqrt(loss))

@@ -13,7 +13,7 @@ from gwsmm.types import STRICT, Distances, Plan
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Expert:
-    """The grouping by what people think of the items, for instance that two ask for the same science practice.
+    """The grouping by what people think of the items, e.g. that two ask for the same practice.
 
     Attributes:
         record: path of a JSON or YAML record, or the name of a shipped one; see `Record`.

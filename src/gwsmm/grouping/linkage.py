@@ -79,12 +79,12 @@ def cut(
         return partition([names], names, source)
     tree = linkage(squareform(dissimilarity, checks=False), rule.method)
     if rule.threshold is not None:
-        numbers = fcluster(tree, rule.threshold, "distance")
+        numbers = fcluster(tree, rule.threshold, "distance").tolist()
     else:
         # cut_tree gives exactly this many groups, also where heights are tied; fcluster does not.
-        numbers = cut_tree(tree, n_clusters=rule.encoders).ravel()
+        numbers = cut_tree(tree, n_clusters=[rule.encoders or 1]).ravel().tolist()
     groups = [
         [name for name, own in zip(names, numbers, strict=True) if own == number]
-        for number in sorted(set(numbers.tolist()))
+        for number in sorted(set(numbers))
     ]
     return partition(groups, names, source)

@@ -49,12 +49,12 @@ class PublishedHeads:
             network.head.parameters(), lr=self.learning_rate, eps=self.epsilon, weight_decay=0.0
         )
         for epoch in range(self.epochs):
-            for batch in torch.randperm(len(ids)).split(self.batch_size):
+            for batch in torch.split(torch.randperm(len(ids)), self.batch_size):
                 tokens, mask = pad([ids[i] for i in batch.tolist()], frozen.encoder.padding)
                 logits = network(tokens.to(device), mask.to(device))
                 loss = binary_cross_entropy_with_logits(logits, labels[batch])
                 optimizer.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
             frozen.tick((epoch + 1) / self.epochs)
         return network.part_state("head")

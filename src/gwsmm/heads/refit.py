@@ -19,8 +19,8 @@ _CONSTANT = 10.0  # logit of a label that is constant in training: sure, but fin
 class Refit:
     """L2-regularised logistic regression per label, on features that are computed once.
 
-    The strength of the regularisation is the one of `strengths` with the lowest validation loss, one
-    for all labels of an item. Convex: the start and the order of the responses do not matter.
+    The strength of the regularisation is the one of `strengths` with the lowest validation loss,
+    one for all labels of an item. Convex: start and order of the responses do not matter.
 
     Attributes:
         strengths: candidates for 1 / C, per training response, on standardised features.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -47,12 +48,14 @@ def write_json(path: Path, content: object) -> None:
 def summary(folder: Path, runs: Mapping[str, Results], hints: Sequence[str]) -> None:
     """Show the comparison, where the files are, and what to try next."""
     console = Console()
+    if not console.is_terminal:
+        console.width = 120  # a file or a pipe has no width to respect
     table = comparison(runs)
     for scope, part in table.groupby("scope", sort=False):
-        shown = Table(title=str(scope), title_justify="left", title_style="bold")
+        shown = Table(title=str(scope), title_justify="left", title_style="bold", box=SIMPLE_HEAD)
         columns = [name for name in part.columns if name != "scope" and part[name].notna().any()]
         for name in columns:
-            shown.add_column(name, justify="left" if name == "model" else "right")
+            shown.add_column(name, justify="left" if name in ("model", "run") else "right")
         for row in part[columns].itertuples(index=False):
             shown.add_row(*[cell(n, v) for n, v in zip(columns, row, strict=True)])
         console.print(shown)

@@ -25,27 +25,26 @@ Results = Mapping[str, Any]
 def comparison(runs: Mapping[str, Results]) -> pd.DataFrame:
     """One row per model: baseline, individual, and what each run merged.
 
-    A row that several runs share, such as the individual models of one multirun, is given once.
-
     Args:
-        runs: results by what tells the run apart; an empty name for a single run.
+        runs: results by what tells the run apart; an empty name for a single run. A model that is
+            the same in all runs, such as the individual ones of one multirun, is given once.
     """
     rows: list[dict[str, object]] = []
     for scope, key in ((ALL, "overall"), (MERGED, "merged_only")):
         for model in ("majority", "individual", "merged"):
-            for name, results in runs.items():
-                if results[key] is not None:
-                    shown = "merged" if not name else f"merged: {name}"
-                    label = shown if model == "merged" else model
-                    if scope == MERGED and model != "merged":
-                        label = (
-                            f"{model} (the same items)" if len(runs) == 1 else f"{model}: {name}"
-                        )
-                    rows.append(_row(scope, label, model, results, key))
-    return pd.DataFrame(rows).drop_duplicates(ignore_index=True)
+            named = {
+                name: _row(model, results, key)
+                for name, results in runs.items()
+                if results[key] is not None
+            }
+            if len(runs) > 1 and named and _all_equal(list(named.values())):
+                named = {"": next(iter(named.values()))}
+            rows += [{"scope": scope, "run": name, **row} for name, row in named.items()]
+    table = pd.DataFrame(rows)
+    return table if (table["run"] != "").any() else table.drop(columns="run")
 
 
-def _row(scope: str, label: str, model: str, results: Results, key: str) -> dict[str, object]:
+def _row(model: str, results: Results, key: str) -> dict[str, object]:
     storage, scores = results["storage"], results[key][model]
     individual = results[key]["individual"]["micro_f1"]
     encoders, size = {
@@ -53,15 +52,18 @@ def _row(scope: str, label: str, model: str, results: Results, key: str) -> dict
         "individual": (storage["encoders_before"], storage["bytes_before"]),
         "merged": (storage["encoders_after"], storage["bytes_after"]),
     }[model]
-    whole = scope == ALL  # storage is that of the whole item set
+    whole = key == "overall"  # storage is that of the whole item set
     return {
-        "scope": scope,
-        "model": label,
+        "model": model,
         "encoders": encoders if whole else None,
         "MB": round(size / _MEGABYTE, 1) if whole and size is not None else None,
         **{HEADINGS[name]: scores[name] for name in METRICS},
         "micro F1 kept": scores["micro_f1"] / individual if individual else None,
     }
+
+
+def _all_equal(rows: Sequence[dict[str, object]]) -> bool:
+    return all(row == rows[0] for row in rows)
 
 
 def items(results: Results) -> pd.DataFrame:
