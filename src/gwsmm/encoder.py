@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _PACKAGED = "package:"
 _FILES = ("*.json", "*.txt", "*.model", "*.safetensors")  # no pickled weights, no code
+_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 _FRESH_SEED = (
     0  # a pooler that the checkpoint lacks must be the same for every item, to be mergeable
 )
@@ -71,6 +72,13 @@ class Encoder:
                 f"encoder.model={self.model}: {folder} holds no *.safetensors; pickled weights "
                 "are never read: load it where you trust it, save it with save_pretrained(), "
                 "give that folder, or name a revision that has safetensors by encoder.revision"
+            )
+        # Without one, transformers makes a tokenizer to which every word is unknown.
+        if not any(list(folder.glob(pattern)) for pattern in _VOCABULARIES):
+            raise InputError(
+                f"encoder.model={self.model}: {folder} holds no tokenizer "
+                f"({', '.join(_VOCABULARIES)}); save the model's tokenizer there with "
+                "save_pretrained()"
             )
         return folder
 
@@ -132,7 +140,9 @@ class Encoder:
         import torch
         from transformers import AutoConfig, AutoModel
 
-        with self._readable_errors():
+        with self._readable_errors(), torch.random.fork_rng(devices=[]):
+            # Seeded for checkpoints too: what one lacks, such as RoBERTa's pooler, is drawn.
+            torch.manual_seed(_FRESH_SEED)
             trunk: PreTrainedModel
             if self.random is None:
                 trunk = AutoModel.from_pretrained(
@@ -140,9 +150,7 @@ class Encoder:
                 )
             else:
                 config = AutoConfig.from_pretrained(self.folder, **self.random)
-                with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(_FRESH_SEED)
-                    trunk = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
+                trunk = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
         return trunk
 
     def _pooler(self, trunk: "PreTrainedModel", width: int) -> "nn.Linear":
@@ -177,7 +185,7 @@ class Encoder:
         if not self.model.startswith(_PACKAGED):
             return None
         package, _, inside = self.model.removeprefix(_PACKAGED).partition("/")
-        spec = find_spec(package)
+        spec = find_spec(package) if package.isidentifier() else None
         if spec is None or spec.origin is None:
             raise InputError(
                 f"encoder.model={self.model}: the Python package {package} is not installed; "

@@ -1,6 +1,7 @@
 """What the models do on the test responses; nothing else in the program opens them."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from gwsmm.encoder import Encoder
 from gwsmm.finetune import Trainer
 from gwsmm.items.ordinal import decode, encode
+from gwsmm.metrics import Scores
 from gwsmm.progress import write_fraction
 from gwsmm.types import Artefact, Item, Scorer, load_state
 
@@ -26,7 +28,11 @@ class Tested:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The stage: item and scorer → `probabilities.safetensors`, [n, L] on the test responses."""
+    """The stage: item and scorer → `probabilities.safetensors` [n, L] and `scores.json`.
+
+    The scores, of the model and of the majority baseline beside it, are kept too: a run that finds
+    them in the store needs none of the libraries that compute them.
+    """
 
     stage: ClassVar[str] = "evaluate"
     version: ClassVar[int] = 1
@@ -38,6 +44,7 @@ class Evaluation:
         """Score every test response of the item."""
         from safetensors.torch import save_file
 
+        from gwsmm.metrics import score
         from gwsmm.network import infer
 
         item, scorer = subject.item, subject.scorer
@@ -52,7 +59,11 @@ class Evaluation:
             network,
             lambda done: write_fraction(folder, done),
         )
-        save_file({"probabilities": logits.sigmoid()}, folder / "probabilities.safetensors")
+        probabilities = logits.sigmoid()
+        save_file({"probabilities": probabilities}, folder / "probabilities.safetensors")
+        said = {"model": _decide(item, probabilities.numpy()), "majority": majority(item)}
+        scores = {by: asdict(score(item.test.labels, what.decisions)) for by, what in said.items()}
+        (folder / "scores.json").write_text(json.dumps(scores))
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +85,12 @@ def load_predictions(item: Item, made: Artefact) -> Predictions:
 
     probabilities = load_file(made.file("probabilities.safetensors"))["probabilities"]
     return _decide(item, probabilities)
+
+
+def load_scores(made: Artefact) -> dict[str, Scores]:
+    """The scores of the `model` and of the `majority` baseline that `Evaluation` wrote."""
+    content = json.loads(made.file("scores.json").read_text())
+    return {by: Scores(**values) for by, values in content.items()}
 
 
 def majority(item: Item) -> Predictions:

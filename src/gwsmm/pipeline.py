@@ -10,7 +10,7 @@ from typing import Protocol
 
 from gwsmm.distance.pairwise import Distance, Pairwise, load_distances
 from gwsmm.encoder import Encoder
-from gwsmm.evaluate import Evaluation, Tested, load_predictions, majority
+from gwsmm.evaluate import Evaluation, Tested
 from gwsmm.execute import Execute
 from gwsmm.features import Extraction, Features
 from gwsmm.finetune import Finetuning, Recipe, Trainer
@@ -18,7 +18,7 @@ from gwsmm.heads.fitting import HeadFitting, Heads, Moved
 from gwsmm.items.split import Split
 from gwsmm.merge.merging import Merge, Merging, check_base, group_for
 from gwsmm.private.private import Private
-from gwsmm.results import Outcome, Run, results
+from gwsmm.results import Run, outcome, results
 from gwsmm.store import Store
 from gwsmm.tracking import Tracker
 from gwsmm.types import Grouping, InputError, Item, Member, Plan, Scorer
@@ -86,22 +86,13 @@ def run(x: Experiment, items: Sequence[Item]) -> Run:
     after = before | _merge(x, store, members, plan)
 
     evaluate = Evaluation(encoder=x.encoder, trainer=x.trainer)
-    scorers = [before, after]
-    subjects = [Tested(item, by_name[item.name]) for by_name in scorers for item in items]
-    scored = iter(store.each(evaluate, subjects, execute))
-    individual, merged = [{name: next(scored) for name in names} for _ in scorers]
+    subjects = [Tested(item, by[item.name]) for by in (before, after) for item in items]
+    scored = store.each(evaluate, subjects, execute)
     outcomes = [
-        Outcome(
-            item,
-            {
-                "majority": majority(item),
-                "individual": load_predictions(item, individual[item.name]),
-                "merged": load_predictions(item, merged[item.name]),
-            },
-            before[item.name],
-            after[item.name],
+        outcome(item, individual, merged, (before[item.name], after[item.name]))
+        for item, individual, merged in zip(
+            items, scored[: len(items)], scored[len(items) :], strict=True
         )
-        for item in items
     ]
     about = {"name": x.name, "seed": x.seed, "encoder": {"model": x.encoder.model}}
     content = results(outcomes, plan, distances, about)

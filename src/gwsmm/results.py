@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gwsmm.evaluate import Predictions
+from gwsmm.evaluate import Predictions, load_predictions, load_scores, majority
 from gwsmm.items.ordinal import decode
-from gwsmm.metrics import Scores, overall, score
-from gwsmm.types import Distances, Item, Member, Plan, Scorer
+from gwsmm.metrics import Scores, overall
+from gwsmm.types import Artefact, Distances, Item, Member, Plan, Scorer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,19 +28,37 @@ class Outcome:
     Attributes:
         item: with its test responses.
         predictions: by model: `majority`, `individual`, `merged`.
+        scores: by the same.
         before: what scores the item before the merge.
         after: what scores it after; the same where the item keeps its own encoder.
     """
 
     item: Item
     predictions: Mapping[str, Predictions]
+    scores: Mapping[str, Scores]
     before: Scorer
     after: Scorer
 
-    def scores(self) -> dict[str, Scores]:
-        """The metrics of each model."""
-        truth = self.item.test.labels
-        return {model: score(truth, self.predictions[model].decisions) for model in MODELS}
+
+def outcome(
+    item: Item, individual: Artefact, merged: Artefact, scorers: tuple[Scorer, Scorer]
+) -> Outcome:
+    """An item's part of the results, from its two evaluations and the scorers before and after."""
+    before, after = load_scores(individual), load_scores(merged)
+    return Outcome(
+        item,
+        {
+            "majority": majority(item),
+            "individual": load_predictions(item, individual),
+            "merged": load_predictions(item, merged),
+        },
+        {
+            "majority": before["majority"],
+            "individual": before["model"],
+            "merged": after["model"],
+        },
+        *scorers,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +91,7 @@ def results(
         distances: that were measured.
         about: name, seed and encoder of the experiment.
     """
-    scores = {outcome.item.name: outcome.scores() for outcome in outcomes}
+    scores = {outcome.item.name: outcome.scores for outcome in outcomes}
     merged = [scores[name] for name in plan.merged_items]
     n = len(outcomes)
     open_pairs = int((~distances.converged).sum()) // 2

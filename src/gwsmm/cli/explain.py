@@ -20,7 +20,7 @@ SEE = "see gwsmm run --cfg job"
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean …?` with the known word that is most alike, or nothing."""
-    found = get_close_matches(word, list(known), n=1, cutoff=0.5)
+    found = get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean {found[0]}?" if found else ""
 
 

@@ -38,7 +38,9 @@ HINTS = (
 def run_command(arguments: Sequence[str]) -> None:
     """Run the experiment or experiments that the arguments compose; ends with 2 on bad input."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, who say them in one line
-    sys.argv = ["gwsmm run", *arguments]
+    # Hydra reads flags only before the first override; our users may put them anywhere.
+    flags_first = sorted(arguments, key=lambda given: given not in ("-m", "--multirun"))
+    sys.argv = ["gwsmm run", *flags_first]
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_job)()
     except Exception as error:

@@ -72,6 +72,11 @@ class GwExact:
                 "finite; its encoder diverged in fine-tuning: lower finetune.learning_rate"
             )
         costs = cdist(cloud.points, cloud.points, _METRICS[self.cost])
+        if not np.isfinite(costs).all():  # the solver would call such clouds equal
+            raise InputError(
+                f"item {cloud.name!r}: the {self.cost} cost between its features is not finite, "
+                "as the cosine of a zero vector is not: set distance.cost=euclidean"
+            )
         return Space(costs / self._scale(costs), cloud.weights)
 
     def __call__(self, a: Space, b: Space) -> Pair:
