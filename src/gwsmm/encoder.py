@@ -95,7 +95,7 @@ class Encoder:
 
     def pretrained(self) -> State:
         """The tensors that fine-tuning starts from, named `trunk.…` and `pooler.…`."""
-        return self.network(0).shared_state()
+        return self.network(labels=1).shared_state()  # the head does not matter
 
     def network(self, labels: int) -> "Network":
         """A network with the pretrained weights and a fresh head of this many labels.

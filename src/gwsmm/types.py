@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
@@ -122,24 +123,38 @@ class Artefact:
                 run computes it again.
         """
         path = self.path / name
-        if checksum(path) == self._sums[name]:
+        if self._sums.get(name) == checksum(path):
             return path
-        aside = self.path.with_suffix(".damaged")
-        shutil.rmtree(aside, ignore_errors=True)
-        self.path.rename(aside)
-        raise InputError(
-            f"{path}: the file is not what was written there (disk fault or edited by hand); the "
-            f"result was moved to {aside.name}: run the command again to compute it anew"
-        )
+        raise self._set_aside(path)
 
     def has(self, name: str) -> bool:
-        """Whether the result holds a file of this name."""
+        """Whether the result holds a file of this name.
+
+        Raises:
+            InputError: files are missing; see `file`.
+        """
         return name in self._sums
 
     @cached_property
     def _sums(self) -> Mapping[str, str]:
-        sums: dict[str, str] = json.loads((self.path / MANIFEST).read_text())["sha256"]
-        return sums
+        try:
+            sums: dict[str, str] = json.loads((self.path / MANIFEST).read_text())["sha256"]
+            if set(sums) <= {path.name for path in self.path.iterdir()}:
+                return sums
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        raise self._set_aside(self.path)
+
+    def _set_aside(self, path: Path) -> InputError:
+        aside = self.path.with_suffix(".damaged")
+        if self.path.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+            with suppress(OSError):  # another process that reads it was faster
+                self.path.rename(aside)
+        return InputError(
+            f"{path}: this is not what was written there (disk fault or edited by hand); the "
+            f"result was moved to {aside.name}: run the command again to compute it anew"
+        )
 
 
 def checksum(path: Path) -> str:

@@ -57,6 +57,11 @@ class GwExact:
     normalisation: Literal["none", "mean", "median", "max"]
     quantity: Literal["loss", "root", "half_root"]
 
+    @property
+    def title(self) -> str:
+        """The quantity under a name of its own."""
+        return {"loss": "GW loss", "root": "GW root", "half_root": "half GW root"}[self.quantity]
+
     def prepare(self, cloud: Cloud) -> Space:
         """The cloud's cost matrix, computed once per item.
 

@@ -19,8 +19,8 @@ class Distance(Protocol[Prepared]):
     """A strategy that says how far apart two clouds are; symmetric in the two."""
 
     @property
-    def quantity(self) -> str:
-        """Which of the quantities that share a name the values are."""
+    def title(self) -> str:
+        """What the values are, under a name that no other quantity has."""
 
     def prepare(self, cloud: Cloud) -> Prepared:
         """What is needed of one cloud for all its pairs."""
@@ -72,7 +72,7 @@ def load_distances(names: Sequence[str], made: Artefact, distance: Distance[obje
         tensors["values"],
         tensors["converged"].astype(bool),
         tensors["iterations"],
-        distance.quantity,
+        distance.title,
     )
 
 

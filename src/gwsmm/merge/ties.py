@@ -38,8 +38,10 @@ class Ties:
         merged = {}
         for name, start in base.items():
             origin = start.float()
-            taus = [trim(state[name].float() - origin, self.density) for state in states]
-            merged[name] = (origin + self.scale * disjoint_mean(taus)).to(start.dtype)
+            members = [state[name].float() for state in states]
+            taus = [trim(member - origin, self.density) for member in members]
+            tau = disjoint_mean(taus, _rounding(members))
+            merged[name] = (origin + self.scale * tau).to(start.dtype)
         return merged
 
 
@@ -56,12 +58,25 @@ def trim(tau: "Tensor", density: float) -> "Tensor":
     return torch.where(magnitude >= smallest, tau, torch.zeros_like(tau))
 
 
-def disjoint_mean(taus: Sequence["Tensor"]) -> "Tensor":
-    """The mean, entry by entry, of those non-zero values that have the sign of the sum."""
+def disjoint_mean(taus: Sequence["Tensor"], rounding: "Tensor") -> "Tensor":
+    """The mean, entry by entry, of those non-zero values that have the sign of the sum.
+
+    Zero where the sum is not larger than `rounding`: around the members' mean, task vectors cancel,
+    and what is left of their sum must not elect a sign.
+    """
     import torch
 
     stacked = torch.stack(list(taus))
-    elected = stacked.sum(0).sign()
+    total = stacked.sum(0)
+    elected = torch.where(total.abs() > rounding, total.sign(), torch.zeros_like(total))
     agrees = (stacked.sign() == elected) & (stacked != 0)
-    total = torch.where(agrees, stacked, torch.zeros_like(stacked)).sum(0)
-    return total / agrees.sum(0).clamp(min=1)
+    agreeing = torch.where(agrees, stacked, torch.zeros_like(stacked)).sum(0)
+    return agreeing / agrees.sum(0).clamp(min=1)
+
+
+def _rounding(members: Sequence["Tensor"]) -> "Tensor":
+    """How far from zero rounding alone can take a sum of differences to the members' mean."""
+    import torch
+
+    largest = torch.stack([member.abs() for member in members]).amax(0)
+    return 2 * len(members) * torch.finfo(torch.float32).eps * largest

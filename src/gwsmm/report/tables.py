@@ -119,7 +119,7 @@ def cell(column: str, value: object) -> str:
 
 def write_tables(table: pd.DataFrame, folder: Path, heading: Sequence[str]) -> None:
     """Write `table.md`, `table.csv` and `table.tex`; the heading goes above the Markdown."""
-    lines = [*heading, "", markdown(table), ""]
+    lines = [*[f"{line}\n" for line in heading], markdown(table), ""]
     (folder / "table.md").write_text("\n".join(lines), encoding="utf-8")
     table.to_csv(folder / "table.csv", index=False)
     note = "".join(f"% {line}\n" for line in heading)
