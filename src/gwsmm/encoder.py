@@ -125,6 +125,15 @@ class Encoder:
         return ids
 
     @property
+    def layers(self) -> int:
+        """How many layers the trunk has above the embeddings."""
+        from transformers import AutoConfig
+
+        with self._readable_errors():
+            config = AutoConfig.from_pretrained(self.folder, **(self.random or {}))
+        return int(config.num_hidden_layers)
+
+    @property
     def padding(self) -> int:
         """The token id that fills a batch."""
         return int(self._tokenizer.pad_token_id or 0)

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from gwsmm.encoder import Encoder
 from gwsmm.finetune import Trainer
 from gwsmm.progress import write_fraction
-from gwsmm.types import STRICT, Artefact, Cloud, Member, SplitName
+from gwsmm.types import STRICT, Artefact, Cloud, InputError, Member, SplitName
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -30,7 +30,21 @@ class Features:
     layer: Annotated[int, Field(le=-1)]
     split: SplitName
     size: Annotated[int, Field(ge=2)] | None
-    seed: int
+    seed: Annotated[int, Field(ge=0)]
+
+
+def check_layer(features: Features, encoder: Encoder) -> None:
+    """Refuse, before any work, a layer that the encoder does not have.
+
+    Raises:
+        InputError: there are fewer layers.
+    """
+    lowest = -1 if features.layer == -1 else -1 - encoder.layers  # the embeddings
+    if features.vector != "pooler" and features.layer < lowest:
+        raise InputError(
+            f"features.layer={features.layer}: the encoder has {encoder.layers} layers; give -1 "
+            f"(the last) to {lowest} (the embeddings)"
+        )
 
 
 @plain_dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,9 @@
 """One item → a Member: the recipe of fine-tuning, and the stage that carries it out."""
 
 import json
+import re
 from dataclasses import dataclass as plain_dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -11,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from gwsmm.encoder import Encoder
 from gwsmm.progress import write_fraction
-from gwsmm.types import STRICT, Item
+from gwsmm.types import STRICT, InputError, Item
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -22,6 +24,8 @@ class Recipe:
     """How one scoring model is trained: AdamW on the binary cross-entropy, mean over labels.
 
     Attributes:
+        frozen_layers: the embeddings and this many of the lowest layers stay as pretrained, which
+            saves most of the backward pass; 0: everything is trained.
         learning_rate: of trunk and pooler.
         head_learning_rate: of the head, which starts from nothing.
         epsilon: of AdamW.
@@ -37,6 +41,7 @@ class Recipe:
         precision: `fp32`, `bf16` (autocast), or `auto`: bf16 where the hardware computes in it.
     """
 
+    frozen_layers: Annotated[int, Field(ge=0)]
     learning_rate: Positive
     head_learning_rate: Positive
     epsilon: Positive
@@ -50,6 +55,12 @@ class Recipe:
     epochs: Annotated[int, Field(ge=1)]
     patience: Annotated[int, Field(ge=1)]
     precision: Literal["fp32", "bf16", "auto"]
+
+    def on_this_machine(self) -> "Recipe":
+        """The recipe with the precision that `auto` means here, which is part of a result's key."""
+        if self.precision != "auto":
+            return self
+        return replace(self, precision="bf16" if _computes_in_bf16() else "fp32")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -72,6 +83,28 @@ class Trainer:
         import torch
 
         return "cuda" if self.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def _computes_in_bf16() -> bool:
+    import torch
+
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported())
+    processor = Path("/proc/cpuinfo")  # where there is none, fp32 is right
+    return processor.exists() and bool(re.search(r"avx512_bf16|amx_bf16", processor.read_text()))
+
+
+def check_frozen(recipe: Recipe, encoder: Encoder) -> None:
+    """Refuse, before any work, to freeze more layers than the encoder has.
+
+    Raises:
+        InputError: there are fewer layers.
+    """
+    if recipe.frozen_layers and recipe.frozen_layers > encoder.layers:
+        raise InputError(
+            f"finetune.frozen_layers={recipe.frozen_layers}: the encoder has {encoder.layers} "
+            "layers; give at most that, or 0 to train everything"
+        )
 
 
 @plain_dataclass(frozen=True, kw_only=True)
@@ -98,6 +131,7 @@ class Finetuning:
 
         torch.manual_seed(self.seed)
         network = self.encoder.network(len(subject.labels))
+        network.freeze(self.recipe.frozen_layers)
         data = Data(
             self.encoder.tokenize(subject.train.texts),
             torch.from_numpy(subject.train.labels.astype(np.float32)),

@@ -52,6 +52,19 @@ class Network(nn.Module):
         chosen: Tensor = states.hidden_states[layer]
         return chosen
 
+    def freeze(self, layers: int) -> None:
+        """Keep the embeddings and this many of the lowest layers as they are; 0: train all."""
+        if layers == 0:
+            return
+        depth = int(self.trunk.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]
+        stack = next(
+            net
+            for net in self.trunk.modules()
+            if isinstance(net, nn.ModuleList) and len(net) == depth
+        )
+        for net in (self.trunk.embeddings, *stack[:layers]):
+            net.requires_grad_(False)
+
     def shared_state(self) -> State:
         """A copy of what merging works on: the tensors of trunk and pooler."""
         parts = {"trunk": self.trunk, "pooler": self.pooler}

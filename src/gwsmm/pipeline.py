@@ -12,8 +12,8 @@ from gwsmm.distance.pairwise import Distance, Pairwise, load_distances
 from gwsmm.encoder import Encoder
 from gwsmm.evaluate import Evaluation, Tested
 from gwsmm.execute import Execute
-from gwsmm.features import Extraction, Features
-from gwsmm.finetune import Finetuning, Recipe, Trainer
+from gwsmm.features import Extraction, Features, check_layer
+from gwsmm.finetune import Finetuning, Recipe, Trainer, check_frozen
 from gwsmm.heads.fitting import HeadFitting, Heads, Moved
 from gwsmm.items.split import Split
 from gwsmm.merge.merging import Merge, Merging, check_base, group_for
@@ -58,6 +58,13 @@ class Experiment:
     execute: Execute
     tracker: Tracker
 
+    def __post_init__(self) -> None:
+        for name, value in (("name", self.name), ("store", self.store)):
+            if not isinstance(value, str):
+                raise InputError(f"{name}={value!r}: give a text")
+        if type(self.seed) is not int or not 0 <= self.seed < 2**32:
+            raise InputError(f"seed={self.seed!r}: give a whole number from 0 to 2**32 - 1")
+
 
 def run(x: Experiment, items: Sequence[Item]) -> Run:
     """Carry out the figure; whatever is in the store already is taken from there.
@@ -69,7 +76,8 @@ def run(x: Experiment, items: Sequence[Item]) -> Run:
     store, execute = Store(Path(x.store)), x.execute
     names, unseen = [item.name for item in items], [item.without_test() for item in items]
 
-    finetune = Finetuning(encoder=x.encoder, recipe=x.finetune, trainer=x.trainer, seed=x.seed)
+    recipe = x.finetune.on_this_machine()
+    finetune = Finetuning(encoder=x.encoder, recipe=recipe, trainer=x.trainer, seed=x.seed)
     made = store.each(finetune, unseen, execute)
     members = [Member(item, each) for item, each in zip(unseen, made, strict=True)]
 
@@ -114,6 +122,8 @@ def prepare(x: Experiment) -> tuple[Item, ...]:
         )
     x.grouping.check(names)
     check_base(x.merge, names)
+    check_frozen(x.finetune, x.encoder)
+    check_layer(x.features, x.encoder)
     _ = x.encoder.digest  # finds the model, and reads its files once for all workers
     return items
 

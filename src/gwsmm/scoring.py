@@ -67,7 +67,8 @@ class ScoringModel(pl.LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with the recipe's groups, and its schedule step by step."""
         recipe, groups = self.recipe, []
-        for name, weight in self.network.named_parameters():
+        trained = [each for each in self.network.named_parameters() if each[1].requires_grad]
+        for name, weight in trained:
             rate = recipe.head_learning_rate if name.startswith("head.") else recipe.learning_rate
             free = any(part in name for part in recipe.no_decay)
             decay = 0.0 if free else recipe.weight_decay
@@ -219,7 +220,7 @@ def train(
             accelerator=trainer.accelerator,
             devices=trainer.devices,
             strategy=trainer.strategy,
-            precision="bf16-mixed" if _use_bf16(recipe.precision) else "32-true",
+            precision="bf16-mixed" if recipe.precision == "bf16" else "32-true",
             max_epochs=recipe.epochs,
             callbacks=[
                 EarlyStopping("validation_loss", patience=recipe.patience),
@@ -234,19 +235,3 @@ def train(
         lightning.fit(model, data)
     model.restore_best()
     return model.curves
-
-
-def _use_bf16(precision: str) -> bool:
-    if precision != "auto":
-        return precision == "bf16"
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
-    return "bf16" in _cpu_flags()
-
-
-def _cpu_flags() -> str:
-    try:
-        with open("/proc/cpuinfo") as file:  # noqa: PTH123 - not a file on disk
-            return next((line for line in file if line.startswith("flags")), "")
-    except OSError:
-        return ""

@@ -88,7 +88,7 @@ class Wandb:
         if self.mode == "online" and not os.environ.get("WANDB_API_KEY") and not known:
             raise InputError(
                 "tracker.mode=online: there is no Weights & Biases key; run `wandb login`, set "
-                "WANDB_API_KEY, or take tracker=wandb (offline) or tracker=off"
+                "WANDB_API_KEY, or take tracker=offline or tracker=off"
             )
 
     def __call__(self, run: Finished) -> None:

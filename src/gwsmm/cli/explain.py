@@ -48,7 +48,8 @@ def explain(error: BaseException, settings: Sequence[str]) -> str:
 def is_users(error: BaseException) -> bool:
     """Whether the error comes from what the user gave, and not from a fault of this program."""
     if isinstance(error, InstantiationException):
-        return isinstance(error.__cause__, ValidationError | InputError | TypeError | ValueError)
+        users = ValidationError | InputError | TypeError | ValueError | ImportError | None
+        return isinstance(error.__cause__, users)
     return isinstance(error, InputError | HydraException | OmegaConfBaseException)
 
 
@@ -67,6 +68,8 @@ def _no_choice(error: MissingConfigException) -> str:
 
 
 def _no_setting(name: str, settings: Sequence[str]) -> str:
+    if name in settings:  # of another choice of its group
+        return f"{name}: the chosen {name.partition('.')[0]} has no such setting ({SEE})"
     hint = nearest(name, settings)
     if not hint:  # the last part may be right and stand elsewhere
         last = name.rpartition(".")[2]

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from pydoc import locate
 from typing import TYPE_CHECKING, Any
 
 import hydra
@@ -28,10 +29,10 @@ log = logging.getLogger(__name__)
 _PACKAGED = Path(__file__).parents[1] / "conf"
 CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[3] / "conf"
 ALLOWED = ("gwsmm.", "torch.", "pytorch_lightning.", "hydra.", "hydra_plugins.")
-HINTS = (
-    "Next: gwsmm run grouping.encoders=4             another number of encoders",
-    "      gwsmm run -m merge=average,ties,published  merges side by side",
-    "      gwsmm run items=pasta items.path=DIR       your own answers",
+_HINTS = (
+    "Next: {gwsmm} run grouping.encoders=4              another number of encoders",
+    "      {gwsmm} run -m merge=average,ties,published  merges side by side",
+    "      {gwsmm} run items=pasta items.path=DIR       your own answers",
 )
 
 
@@ -64,13 +65,23 @@ def _job(cfg: DictConfig) -> None:
     except Exception as error:
         if not is_users(error):
             raise
-        logging.shutdown()  # closes the log, so that nothing is left of a run that never began
-        shutil.rmtree(folder, ignore_errors=True)
+        _take_back(folder)
         _refuse(error)
     try:
         _conduct(cfg, experiment, items, folder)
     except InputError as error:
         _refuse(error)
+
+
+def _take_back(folder: Path) -> None:
+    """Remove what Hydra made for a run that never began, and nothing else that stands there."""
+    logging.shutdown()  # closes the log
+    made = {folder: f"{HydraConfig.get().job.name}.log"}
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        made[folder.parent] = "multirun.yaml"
+    for place, only in made.items():
+        if [path.name for path in place.iterdir()] == [only]:
+            shutil.rmtree(place)
 
 
 def _conduct(
@@ -106,7 +117,14 @@ def _conduct(
     write_json(folder / "run.json", about)
     log.info("finished in %.0f s: %s", about["seconds"], folder)
     if not several:
-        summary(folder, {"": found.results}, HINTS)
+        summary(folder, {"": found.results}, _hints())
+
+
+def _hints() -> list[str]:
+    """What to try next, with the command as it can be typed here."""
+    installed = Path(sys.prefix, "bin", "gwsmm")
+    typed = "gwsmm" if shutil.which("gwsmm") else os.path.relpath(installed)
+    return [hint.format(gwsmm=typed) for hint in _HINTS]
 
 
 class Summary(Callback):
@@ -126,7 +144,7 @@ class Summary(Callback):
             runs[name] = json.loads((path.parent / "results.json").read_text())
         if runs:
             write_multirun(folder, runs)
-            summary(folder, runs, HINTS)
+            summary(folder, runs, _hints())
 
 
 def _refuse(error: Exception) -> None:
@@ -174,8 +192,9 @@ def build(cfg: DictConfig) -> "Experiment":
 
 def _check_targets(node: object, where: str) -> None:
     if isinstance(node, dict):
-        target = str(node.get("_target_", ALLOWED[0]))
-        if not target.startswith(ALLOWED):
+        target = str(node.get("_target_", "gwsmm.pipeline.Experiment"))
+        # A class only builds; a function, such as torch.load, does something at once.
+        if not (target.startswith(ALLOWED) and isinstance(locate(target), type)):
             raise InputError(
                 f"{where}_target_={target}: only classes of {', '.join(ALLOWED)} may be named in a "
                 "configuration"

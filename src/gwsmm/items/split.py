@@ -78,9 +78,10 @@ def assemble(  # noqa: PLR0913 - an item has this many parts; each is named at t
     except InputError as error:
         raise InputError(f"item {name!r}: {error}") from error
     _check_sizes(name, train, validation, test)
-    found = [*_constant_labels(labels, train), *_copies(train.texts + validation.texts, test.texts)]
-    for note in found:
+    constant = list(_constant_labels(labels, train))
+    for note in constant:
         log.warning("item %s: %s", name, note)
+    found = [*constant, *_copies(train.texts + validation.texts, test.texts)]
     return Item(
         name=name,
         labels=tuple(labels),

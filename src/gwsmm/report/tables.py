@@ -26,8 +26,8 @@ def comparison(runs: Mapping[str, Results]) -> pd.DataFrame:
     """One row per model: baseline, individual, and what each run merged.
 
     Args:
-        runs: results by what tells the run apart; an empty name for a single run. A model that is
-            the same in all runs, such as the individual ones of one multirun, is given once.
+        runs: results by what tells the run apart; an empty name for a single run. A baseline that
+            is the same in all runs, such as the individual models of one multirun, is given once.
     """
     rows: list[dict[str, object]] = []
     for scope, key in ((ALL, "overall"), (MERGED, "merged_only")):
@@ -37,7 +37,7 @@ def comparison(runs: Mapping[str, Results]) -> pd.DataFrame:
                 for name, results in runs.items()
                 if results[key] is not None
             }
-            if len(runs) > 1 and named and _all_equal(list(named.values())):
+            if model != "merged" and len(runs) > 1 and named and _all_equal(list(named.values())):
                 named = {"": next(iter(named.values()))}
             rows += [{"scope": scope, "run": name, **row} for name, row in named.items()]
     table = pd.DataFrame(rows)

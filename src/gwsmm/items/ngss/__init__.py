@@ -44,8 +44,9 @@ class Ngss:
 
     Attributes:
         seed: the same seed gives the same bytes on every platform.
-        limit: at most this many training responses per item, those for validation included; the
-            first of the whole set, in its order. None: as many as in the paper.
+        limit: at most this many training responses per item, those for validation included, and a
+            quarter as many test responses, which is the paper's proportion; the first of the whole
+            set, in its order. None: as many as in the paper.
     """
 
     seed: Annotated[int, Field(ge=0)]
@@ -61,7 +62,7 @@ class Ngss:
             [Label(idea.name, idea.description) for idea in bank.ideas],
             "multilabel",
             train=self._responses(bank, "train", bank.train, self.limit),
-            test=self._responses(bank, "test", bank.test, None),
+            test=self._responses(bank, "test", bank.test, self.limit and self.limit // 4),
             validation=None,
             split=split,
             prompt=bank.prompt,
