@@ -62,8 +62,9 @@ class Network(nn.Module):
             for net in self.trunk.modules()
             if isinstance(net, nn.ModuleList) and len(net) == depth
         )
-        for net in (self.trunk.embeddings, *stack[:layers]):
-            net.requires_grad_(False)
+        # What all layers share stays too: trained, DeBERTa's relative positions move every layer.
+        self.trunk.requires_grad_(False)
+        stack[layers:].requires_grad_(True)
 
     def shared_state(self) -> State:
         """A copy of what merging works on: the tensors of trunk and pooler."""

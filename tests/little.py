@@ -1,0 +1,102 @@
+"""A little experiment: answers in the authors' layout, and the command in this process."""
+
+import csv
+import io
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from hydra.core.global_hydra import GlobalHydra
+
+from gwsmm.cli.main import main
+
+COMMAND = Path(sys.executable).with_name("gwsmm")
+CONF = Path(__file__).parents[1] / "conf"
+NAMES = ("apples", "boats", "clouds", "dunes")
+WORDS = ("zebrafish", "quokkas", "axolotls", "wombats")  # one per item; in no other file of a run
+TINY = ("experiment=tiny", "execute=serial")
+TWO = "grouping.encoders=2"
+
+
+def answers(item: int, part: str, n: int) -> list[list[object]]:
+    """n rows of a response and two labels that depend on its words; all texts differ."""
+    random = np.random.default_rng([item, len(part)])
+    rows = []
+    for i in range(n):
+        melts, floats = int(random.random() < 0.5), int(random.random() < 0.4)
+        said = f"{'melting' if melts else 'frozen'} and {'floating' if floats else 'heavy'}"
+        rows.append([f"the {WORDS[item]} of {part} {i} were {said}", melts, floats])
+    return rows
+
+
+def write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A CSV file."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+def write_items(folder: Path, *, items: int = 4, train: int = 30, test: int = 12) -> Path:
+    """Items in the authors' layout."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for item, name in enumerate(NAMES[:items]):
+        for part, n in (("train", train), ("test", test)):
+            rows = answers(item, part, n)
+            write_table(folder / f"{name}_{part}.csv", ["response", "E1", "E2"], rows)
+    return folder
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: object
+    out: str
+    err: str
+
+
+def gwsmm(*arguments: str) -> Ended:
+    """`gwsmm ARGUMENTS` in this process; what is no error of the user's is raised."""
+    out, err, code = io.StringIO(), io.StringIO(), None
+    with _as_before(), redirect_stdout(out), redirect_stderr(err):
+        try:
+            main(arguments)
+        except SystemExit as end:
+            code = end.code
+    return Ended(code or 0, out.getvalue(), err.getvalue())
+
+
+@contextmanager
+def _as_before() -> Iterator[None]:
+    """Hydra sets the arguments, the loggers and itself up for a process of one command."""
+    root, argv, environment = logging.getLogger(), sys.argv, dict(os.environ)
+    handlers, level = list(root.handlers), root.level
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().clear()
+        for handler in set(root.handlers) - set(handlers):
+            handler.close()
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        sys.argv = argv
+        os.environ.clear()
+        os.environ.update(environment)
+
+
+def counts(folder: Path) -> dict[str, tuple[int, int]]:
+    """What the log of a run says of every stage: how many were (computed, reused)."""
+    found = re.findall(r"(\w+): (\d+) computed, (\d+) reused", (folder / "run.log").read_text())
+    return {stage: (int(computed), int(reused)) for stage, computed, reused in found}
+
+
+def read_json(path: Path) -> dict:
+    """The content of a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,338 @@
+"""Gromov-Wasserstein: the authors' toy values, what every distance must keep to, and the matrix."""
+
+import warnings
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import ClassVar
+from uuid import uuid4
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from pydantic import ValidationError
+from safetensors.numpy import save_file
+from scipy.spatial.distance import pdist, squareform
+
+from gwsmm.distance import gw_exact
+from gwsmm.distance.gw_exact import GwExact
+from gwsmm.distance.pairwise import Pairwise, load_distances
+from gwsmm.execute import Processes, Serial
+from gwsmm.grouping.linkage import Linkage
+from gwsmm.report.figures import heat_map
+from gwsmm.store import Store
+from gwsmm.types import Cloud, InputError, Pair, partition
+
+PUBLISHED = GwExact(cost="euclidean", normalisation="none", quantity="loss")
+FEW = settings(max_examples=8, deadline=None, derandomize=True)
+SEEDS = st.integers(0, 10_000)
+
+
+def cloud(points, name="an item", weights=None):
+    points = np.asarray(points, dtype=np.float64)
+    even = np.full(len(points), 1 / len(points))
+    return Cloud(name, points, even if weights is None else np.asarray(weights))
+
+
+def between(distance, a, b):
+    """The pair of two clouds, or of two arrays of points."""
+    one, other = (each if isinstance(each, Cloud) else cloud(each) for each in (a, b))
+    return distance(distance.prepare(one), distance.prepare(other))
+
+
+def points(seed, n=10, d=3):
+    """A cloud without symmetries, away from the origin."""
+    random = np.random.default_rng(seed)
+    return random.normal(size=(n, d)) * np.arange(1, d + 1) + 10
+
+
+def matrix(distance, clouds):
+    values = np.zeros((len(clouds), len(clouds)))
+    for i, j in combinations(range(len(clouds)), 2):
+        values[i, j] = values[j, i] = between(distance, clouds[i], clouds[j]).value
+    return values
+
+
+# The values that the authors' notebooks hold.
+
+
+def test_the_toy_of_three_clouds():
+    np.random.seed(0)  # noqa: NPY002 - the legacy generator of the notebook
+    clouds = [np.random.normal(m, 1, (n, 2)) for m, n in ((0, 5), (5, 6), (2.5, 4))]  # noqa: NPY002
+    values = matrix(PUBLISHED, clouds)
+    found = [values[0, 1], values[0, 2], values[1, 2]]
+    np.testing.assert_allclose(found, [0.8534, 0.6012, 1.0490], atol=5e-5)
+    similarity = 1 - values / values.max()
+    found = [similarity[0, 1], similarity[0, 2], similarity[1, 2]]
+    np.testing.assert_allclose(found, [0.1865, 0.4269, 0], atol=5e-5)
+
+
+def test_the_plan_of_the_toy(tmp_path):
+    np.random.seed(0)  # noqa: NPY002
+    clouds = [np.random.normal(m, 1, (n, 2)) for m, n in ((0, 5), (5, 6), (2.5, 4))]  # noqa: NPY002
+    found = carried(tmp_path, PUBLISHED, clouds, "abc")
+    plan = Linkage(method="average", encoders=2, threshold=None)(found)
+    assert plan.groups == (("a", "c"), ("b",))
+
+
+def test_the_toy_of_nine_classes():
+    random = np.random.mtrand.RandomState(42)
+    clouds = []
+    for _ in range(5):
+        mean, sd, n = random.uniform(2, 3), random.uniform(0.5, 0.6), random.randint(11, 19)
+        clouds.append(random.normal(mean, sd, (n, 50)))
+    for _ in range(4):
+        rate, n = random.uniform(1, 1.1), random.randint(11, 19)
+        clouds.append(random.exponential(1 / rate, (n, 50)))
+    assert [len(each) for each in clouds] == [13, 15, 15, 16, 15, 11, 11, 13, 17]
+    first = [between(PUBLISHED, clouds[0], each).value for each in clouds]
+    wanted = [0, 1.81531616, 1.45695947, 1.7899337, 1.46025831]
+    wanted += [8.00339636, 13.22336838, 13.10569827, 11.39483416]
+    np.testing.assert_allclose(first, wanted, rtol=1e-6, atol=1e-12)
+    others = {(2, 3): 0.31854929, (3, 5): 0.30586533, (6, 7): 1.61164968, (8, 9): 5.45500507}
+    for (i, j), value in others.items():  # numbered from 1
+        found = between(PUBLISHED, clouds[i - 1], clouds[j - 1])
+        assert found.value == pytest.approx(value, rel=1e-6)
+        assert found.converged
+
+
+# What every strategy must keep to.
+
+
+@FEW
+@given(seed=SEEDS)
+def test_a_distance_is_not_negative_symmetric_and_zero_to_itself(any_distance, seed):
+    a, b = points(seed, 9), points(seed + 1, 13)
+    there, back = between(any_distance, a, b), between(any_distance, b, a)
+    assert there.value > 1e-6
+    assert there.value == pytest.approx(back.value, rel=1e-7)
+    assert between(any_distance, a, a).value == pytest.approx(0, abs=1e-7)
+    assert there.converged
+    assert there.iterations >= 1
+
+
+@FEW
+@given(seed=SEEDS)
+def test_shuffling_rotating_and_moving_a_cloud_changes_nothing(any_distance, seed):
+    random = np.random.default_rng(seed)
+    a, b = points(seed, 11), points(seed + 1, 8)
+    rotation, _ = np.linalg.qr(random.normal(size=(3, 3)))
+    same = [a[random.permutation(11)], a @ rotation]
+    if getattr(any_distance, "cost", "") != "cosine":  # angles are seen from the origin
+        same.append(a + random.normal(size=3) * 30)
+    value = between(any_distance, a, b).value
+    for moved in same:
+        assert between(any_distance, moved, b).value == pytest.approx(value, rel=1e-6)
+        assert between(any_distance, moved, a).value == pytest.approx(0, abs=1e-7)
+
+
+@FEW
+@given(seed=SEEDS)
+def test_a_shuffled_copy_is_nearest(any_distance, seed):
+    a = points(seed)
+    copy = np.random.default_rng(seed).permutation(a)
+    others = [points(seed + i, 10) for i in range(1, 6)]
+    nearest = min(between(any_distance, a, other).value for other in others)
+    assert between(any_distance, a, copy).value < nearest / 100
+
+
+def test_degenerate_clouds(any_distance):
+    a, alone, constant = points(1), points(2, n=1), np.repeat(points(3, n=1), 7, axis=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert between(any_distance, alone, alone).value == 0
+        assert between(any_distance, constant, constant).value == pytest.approx(0, abs=1e-12)
+        assert between(any_distance, alone, constant).value == pytest.approx(0, abs=1e-12)
+        to_one, to_many = (between(any_distance, a, b).value for b in (alone, constant))
+    assert to_one > 0
+    assert to_many == pytest.approx(to_one)
+
+
+def test_duplicated_points_are_heavier_points(any_distance):
+    a, b = points(1), points(2)
+    assert between(any_distance, np.repeat(a, 2, axis=0), a).value == pytest.approx(0, abs=1e-9)
+    twice = np.vstack([a, a[:3]])
+    weights = np.array([2] * 3 + [1] * 7) / 13
+    heavier = between(any_distance, cloud(a, weights=weights), cloud(twice))
+    assert heavier.value < between(any_distance, a, b).value / 100
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_features_that_are_not_finite_are_refused_with_item_and_row(any_distance, wrong):
+    a = points(1)
+    a[4, 2] = wrong
+    with pytest.raises(InputError) as error:
+        any_distance.prepare(cloud(a, name="dry_ice"))
+    line = str(error.value)
+    assert "'dry_ice'" in line
+    assert "response 4" in line
+    assert "\n" not in line
+
+
+# What the switches of the exact solver do.
+
+
+def test_one_point_is_as_far_as_the_costs_are_large():
+    a = points(1)  # the only coupling is the product: Σ C[i, k]² w[i] w[k]
+    found = between(PUBLISHED, points(2, n=1), a).value
+    assert found == pytest.approx(np.mean(squareform(pdist(a)) ** 2))
+
+
+def test_two_segments_by_hand():
+    # Costs 1 and 3 off the diagonal: (3 - 1)² on half of the mass of T x T.
+    assert between(PUBLISHED, [[0.0], [1.0]], [[5.0], [8.0]]).value == pytest.approx(2.0)
+
+
+COSTS = {"euclidean": "euclidean", "squared_euclidean": "sqeuclidean", "cosine": "cosine"}
+
+
+@pytest.mark.parametrize("cost", COSTS)
+def test_costs_are_those_of_scipy(cost):
+    a = points(1)
+    wanted = squareform(pdist(a, COSTS[cost]))
+    space = replace(PUBLISHED, cost=cost).prepare(cloud(a))
+    np.testing.assert_allclose(space.costs, wanted, atol=1e-12)
+    assert space.weights.tolist() == [0.1] * 10
+    for normalisation, reduce in {"mean": np.mean, "median": np.median, "max": np.max}.items():
+        scaled = replace(PUBLISHED, cost=cost, normalisation=normalisation).prepare(cloud(a))
+        np.testing.assert_allclose(scaled.costs, wanted / reduce(wanted), atol=1e-12)
+
+
+@pytest.mark.parametrize("normalisation", ["none", "mean", "median", "max"])
+def test_only_raw_costs_see_the_spread_of_a_cloud(normalisation):
+    distance = replace(PUBLISHED, normalisation=normalisation)
+    a, b = points(1), points(2)
+    plain, scaled = (between(distance, a, factor * b).value for factor in (1, 1.5))
+    if normalisation == "none":
+        assert abs(scaled / plain - 1) > 0.1
+        assert between(distance, 1.5 * a, 1.5 * b).value == pytest.approx(1.5**2 * plain)
+    else:
+        assert scaled == pytest.approx(plain, rel=1e-6)
+
+
+def test_root_and_half_root_are_those_of_the_loss():
+    a, b = points(1), points(2)
+    loss, root, half = (
+        between(replace(PUBLISHED, quantity=quantity), a, b).value
+        for quantity in ("loss", "root", "half_root")
+    )
+    assert root == pytest.approx(np.sqrt(loss), rel=1e-12)
+    assert half == pytest.approx(root / 2, rel=1e-12)
+
+
+def test_the_root_keeps_the_triangle_inequality_where_the_loss_does_not():
+    lines = [np.array([[0.0], [size]]) for size in (0.5, 1.0, 1.5)]
+    loss = matrix(PUBLISHED, lines)
+    root = matrix(replace(PUBLISHED, quantity="root"), lines)
+    assert loss[0, 2] > loss[0, 1] + loss[1, 2] + 0.1
+    assert root[0, 2] <= root[0, 1] + root[1, 2] + 1e-9
+
+
+def test_a_zero_vector_has_no_cosine():
+    zero = np.vstack([points(1), np.zeros(3)])
+    with pytest.raises(InputError, match=r"^item 'x': the cosine cost .* distance.cost=euclidean$"):
+        replace(PUBLISHED, cost="cosine").prepare(cloud(zero, name="x"))
+
+
+@pytest.mark.parametrize("wrong", [{"cost": "manhattan"}, {"quantity": "gw"}, {"normalise": "max"}])
+def test_unknown_switches_are_refused(wrong):
+    fields = {"cost": "euclidean", "normalisation": "none", "quantity": "loss"}
+    with pytest.raises(ValidationError):
+        GwExact(**(fields | wrong))
+
+
+# The matrix of all pairs.
+
+
+def gap(folder):
+    """A distance of the means that notes in a folder, which every process sees, what it was asked.
+
+    A class of its own for each call: worker processes are sent it and import none of this file.
+    """
+
+    @dataclass(frozen=True)
+    class Gap:
+        title: ClassVar[str] = "gap of the means"
+
+        def prepare(self, cloud):
+            self._note(f"prepare {cloud.name}")
+            return cloud.points.mean()
+
+        def __call__(self, a, b):
+            self._note(f"solve {a:g} {b:g}")
+            return Pair(abs(a - b), abs(a - b) < 2.5, int(10 * a + b))
+
+        def _note(self, what):
+            (folder / f"{what} {uuid4().hex}").touch()
+
+    return Gap()
+
+
+def stored(folder, clouds):
+    """The clouds as the features stage leaves them."""
+    store = Store(folder)
+    made = []
+    for i, each in enumerate(clouds):
+        tensors = {"points": np.asarray(each, dtype=np.float64)}
+        tensors["weights"] = np.full(len(each), 1 / len(each))
+
+        def write(result, tensors=tensors):
+            save_file(tensors, result / "cloud.safetensors")
+
+        made.append(store.fetch("features", f"cloud{i}", write))
+    return made
+
+
+def carried(folder, distance, clouds, names, execute=None):
+    """The distances as the pipeline gets them."""
+    subject = list(zip(names, stored(folder, clouds), strict=True))
+    stage = Pairwise(distance=distance)
+    execute = execute or Serial(threads=1)
+    made = Store(folder).fetch("distances", "all", lambda out: stage(subject, out, execute))
+    return load_distances(names, made, distance)
+
+
+@pytest.mark.parametrize("execute", [Serial(threads=1), Processes(jobs=2, threads=1)], ids=repr)
+def test_every_unordered_pair_is_solved_once_and_every_item_prepared_once(execute, tmp_path):
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    clouds = [np.full((2, 1), float(i)) for i in range(4)]
+    found = carried(tmp_path, gap(notes), clouds, "abcd", execute)
+    noted = sorted(path.name.rpartition(" ")[0] for path in notes.iterdir())
+    solved = [f"solve {i} {j}" for i, j in combinations(range(4), 2)]
+    assert noted == sorted([f"prepare {name}" for name in "abcd"] + solved)
+    assert found.names == ("a", "b", "c", "d")
+    assert found.quantity == "gap of the means"
+    index = np.arange(4)
+    gaps = np.abs(index[:, None] - index[None])
+    assert found.values.tolist() == gaps.tolist()
+    assert found.converged.tolist() == (gaps < 2.5).tolist()
+    assert found.iterations.tolist() == found.iterations.T.tolist()
+    assert found.iterations[1, 3] == 13
+
+
+def test_the_matrix_is_that_of_the_pairs(any_distance, tmp_path):
+    clouds = [points(seed, n) for seed, n in enumerate((6, 9, 7))]
+    found = carried(tmp_path, any_distance, clouds, ("x", "y", "z"))
+    np.testing.assert_array_equal(found.values, matrix(any_distance, clouds))
+    assert found.quantity == any_distance.title
+    assert found.converged.all()
+
+
+def test_the_three_quantities_of_one_name_are_told_apart():
+    titles = {replace(PUBLISHED, quantity=q).title for q in ("loss", "root", "half_root")}
+    assert len(titles) == 3
+
+
+def test_a_pair_that_did_not_converge_is_marked_to_the_end(monkeypatch, tmp_path):
+    monkeypatch.setattr(gw_exact, "_MAX_ITERATIONS", 2)
+    easy = np.zeros((3, 3))
+    clouds = [points(1, 30), points(2, 30), easy]
+    found = carried(tmp_path, PUBLISHED, clouds, "abc")
+    assert found.converged.tolist() == [[True, False, True], [False, True, True], [True] * 3]
+    axes = Figure().subplots()
+    heat_map(axes, found, partition(["ab", "c"], "abc", "x"))
+    marked = {text.get_position() for text in axes.texts if text.get_text().endswith("*")}
+    assert marked == {(0, 1), (1, 0)}
+    assert len(axes.texts) == 9

@@ -1,0 +1,603 @@
+"""The whole experiment on something tiny, as a user meets it."""
+
+import json
+import re
+import shutil
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from little import (
+    CONF,
+    NAMES,
+    TINY,
+    TWO,
+    WORDS,
+    answers,
+    counts,
+    gwsmm,
+    read_json,
+    write_items,
+    write_table,
+)
+from matplotlib.image import imread
+from sklearn.metrics import accuracy_score, f1_score
+
+DOCS = Path(__file__).parents[1] / "docs" / "results.md"
+MODELS = ("majority", "individual", "merged")
+METRICS = ("micro_f1", "macro_f1", "exact_match", "label_accuracy")
+FILES = {
+    "config.yaml", "results.json", "predictions.parquet", "distances.csv", "heatmap.png",
+    "items.png", "plan.json", "table.md", "table.csv", "table.tex", "run.json", "run.log",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class World:
+    """One folder of items, and one store for all the runs of this file."""
+
+    root: Path
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def store(self) -> Path:
+        return self.root / "store"
+
+    def run(self, name: str, *overrides: str, data: Path | None = None) -> Path:
+        """The folder of a run that ends well."""
+        folder = self.root / "runs" / name
+        if not any(each.startswith("grouping") for each in overrides):
+            overrides = (TWO, *overrides)
+        ended = gwsmm("run", *TINY, *self.where(folder, data), *overrides)
+        assert ended.code == 0, ended.err
+        return folder
+
+    def where(self, folder: Path, data: Path | None = None) -> list[str]:
+        """Overrides that keep everything in this world."""
+        items = ["items=pasta", f"items.path={data or self.data}"]
+        return [*items, f"store={self.store}", f"hydra.run.dir={folder}"]
+
+    def copy(self, name: str) -> Path:
+        """The items once more, to be changed."""
+        return Path(shutil.copytree(self.data, self.root / name))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    made = World(tmp_path_factory.mktemp("world"))
+    write_items(made.data)
+    return made
+
+
+@pytest.fixture(scope="module")
+def first(world: World) -> Path:
+    """The run that finds an empty store."""
+    return world.run("first")
+
+
+@pytest.fixture(scope="module")
+def sizes(world: World, first: Path) -> dict[str, int]:
+    """The size of every file that the first run kept, as it was then."""
+    files = list(world.store.rglob("*.safetensors"))
+    return {path.relative_to(world.store).as_posix(): path.stat().st_size for path in files}
+
+
+# What comes out
+
+
+def test_every_file_is_there_and_can_be_read(first):
+    assert {path.name for path in first.iterdir()} == FILES
+    assert imread(first / "heatmap.png").ndim == imread(first / "items.png").ndim == 3
+    assert yaml.safe_load((first / "config.yaml").read_text())["grouping"]["encoders"] == 2
+    assert "finished in" in (first / "run.log").read_text()
+    assert read_json(first / "run.json")["overrides"][0] == TINY[0]
+    plan, results = read_json(first / "plan.json"), read_json(first / "results.json")
+    assert plan == results["plan"]
+    assert sorted(name for group in plan["groups"] for name in group) == sorted(NAMES)
+    assert len(plan["groups"]) == 2
+
+
+def test_distances_are_a_symmetric_table_of_all_items(first):
+    table = pd.read_csv(first / "distances.csv", index_col=0)
+    assert table.index.name == read_json(first / "results.json")["distances"]["quantity"]
+    assert list(table.index) == list(table.columns) == list(NAMES)
+    values = table.to_numpy()
+    np.testing.assert_array_equal(values, values.T)
+    np.testing.assert_array_equal(np.diagonal(values), 0)
+    assert (values[~np.eye(len(values), dtype=bool)] > 0).all()
+
+
+def paths(node: object, at: str = "") -> Iterator[str]:
+    """Where values stand in a JSON document, in the words of docs/results.md."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from paths(value, f"{at}.{'<model>' if key in MODELS else key}".lstrip("."))
+    elif isinstance(node, list):
+        for value in node:
+            yield from paths(value, f"{at}[]")
+    else:
+        yield at
+
+
+def documented(heading: str) -> set[str]:
+    """The first column of the tables under a heading."""
+    section = DOCS.read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
+    tables = section.split("Scores are")
+    keys, scores = [re.findall(r"^\| `([^`]+)` \| (\w+)", part, re.M) for part in (*tables, "")[:2]]
+    return {
+        full
+        for key, kind in keys
+        for full in ([f"{key}.{name}" for name, _ in scores] if kind == "scores" else [key])
+    }
+
+
+def test_results_hold_what_the_documentation_says(first):
+    found = read_json(first / "results.json")
+    found["items"][0]["notes"].append("a note")  # there are none in this run
+    assert set(paths(found)) == documented("results.json")
+    assert found["schema"] == 1
+    assert set(paths(read_json(first / "plan.json"))) == documented("plan.json")
+    assert set(paths(read_json(first / "run.json"))) == documented("run.json")
+    columns = pd.read_parquet(first / "predictions.parquet").columns
+    assert set(columns) == documented("predictions.parquet")
+
+
+def test_predictions_have_one_row_per_response_label_and_model(world, first):
+    frame = pd.read_parquet(first / "predictions.parquet")
+    key = ["item", "response", "label", "model"]
+    assert not frame.duplicated(key).any()
+    assert len(frame) == len(NAMES) * 12 * 2 * len(MODELS)
+    for name in NAMES:
+        given = pd.read_csv(world.data / f"{name}_test.csv")[["E1", "E2"]].to_numpy()
+        for model in MODELS:
+            part = frame[(frame["item"] == name) & (frame["model"] == model)]
+            truth = part.pivot(index="response", columns="label", values="truth")
+            np.testing.assert_array_equal(truth, given)
+            np.testing.assert_array_equal(part["decision"], part["probability"] > 0.5)
+            assert part[["score_truth", "score_decision"]].isna().all(axis=None)
+
+
+def test_the_majority_knows_only_how_often_a_label_is_given_in_training(world, first):
+    frame = pd.read_parquet(first / "predictions.parquet")
+    said = frame[frame["model"] == "majority"].groupby(["item", "label"])["probability"]
+    assert (said.nunique() == 1).all()
+    for name in NAMES:
+        shares = pd.read_csv(world.data / f"{name}_train.csv")[["E1", "E2"]].mean()
+        # validation is a tenth of these responses and not counted
+        np.testing.assert_allclose(said.first()[name], shares, atol=0.1)
+
+
+def recomputed(frame: pd.DataFrame) -> dict[str, float]:
+    """The metrics of one item and model, by scikit-learn."""
+    truth, decision = (
+        frame.pivot(index="response", columns="label", values=column).to_numpy()
+        for column in ("truth", "decision")
+    )
+    return {
+        "micro_f1": f1_score(truth, decision, average="micro", zero_division=0),
+        "macro_f1": f1_score(truth, decision, average="macro", zero_division=0),
+        "exact_match": accuracy_score(truth, decision),
+        "label_accuracy": float((truth == decision).mean()),
+        "responses": len(truth),
+    }
+
+
+def check_scores(folder: Path) -> None:
+    """Every score in results.json follows from predictions.parquet."""
+    results, frame = (
+        read_json(folder / "results.json"),
+        pd.read_parquet(folder / "predictions.parquet"),
+    )
+    scores = {key: recomputed(part) for key, part in frame.groupby(["item", "model"])}
+    for item in results["items"]:
+        for model in MODELS:
+            assert item["scores"][model] == pytest.approx(scores[item["name"], model], abs=1e-6)
+    names = [item["name"] for item in results["items"]]
+    shared = [name for group in results["plan"]["groups"] for name in group if len(group) > 1]
+    for key, those in (("overall", names), ("merged_only", shared)):
+        for model in MODELS if those else ():
+            part = [scores[name, model] for name in those]
+            n = [each["responses"] for each in part]
+            mean = {m: np.average([each[m] for each in part], weights=n) for m in METRICS}
+            mean["responses"] = sum(n)
+            assert results[key][model] == pytest.approx(mean, abs=1e-6)
+
+
+def test_every_score_follows_from_the_predictions(first):
+    check_scores(first)
+
+
+def test_scores_are_weighted_by_the_responses_of_unequal_items(world):
+    data = world.copy("unequal")
+    path = data / f"{NAMES[0]}_test.csv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:4]))
+    folder = world.run("unequal", data=data)
+    results = read_json(folder / "results.json")
+    assert {item["test"] for item in results["items"]} == {3, 12}
+    check_scores(folder)
+
+
+def test_bytes_are_those_of_the_files(world, first, sizes):
+    results = read_json(first / "results.json")
+    of = lambda pattern: [size for name, size in sizes.items() if re.fullmatch(pattern, name)]  # noqa: E731
+    models = of("finetune/.*/(trunk|pooler|head).safetensors")
+    assert len(models) == len(NAMES) * 3
+    (pooler,), (head,) = (set(of(f"finetune/.*/{part}.safetensors")) for part in ("pooler", "head"))
+    trunks = of("merge/.*/trunk.safetensors")
+    assert not of("merge/.*/pooler.safetensors")  # it is private
+    alone = sum(len(group) == 1 for group in results["plan"]["groups"])
+    shared = len(NAMES) - alone
+    assert len(trunks) == len(results["plan"]["groups"]) - alone
+    assert len(of("heads/.*/head.safetensors")) == shared
+    after = sum(trunks) + shared * (pooler + head) + alone * sum(models) // len(NAMES)
+    assert results["storage"] == {
+        "encoders_before": len(NAMES),
+        "encoders_after": 2,
+        "bytes_before": sum(models),
+        "bytes_after": after,
+        "factor": sum(models) / after,
+    }
+
+
+def test_the_three_tables_say_the_same(first):
+    results = read_json(first / "results.json")
+    table = pd.read_csv(first / "table.csv")
+    overall = table[table["scope"] == "all items"].set_index("model")
+    assert list(overall.index) == list(MODELS)
+    for model in MODELS:
+        shown = overall.loc[model, ["micro F1", "macro F1", "exact match", "label accuracy"]]
+        assert list(shown) == [results["overall"][model][metric] for metric in METRICS]
+    kept = results["overall"]["merged"]["micro_f1"] / results["overall"]["individual"]["micro_f1"]
+    assert overall.loc["merged", "micro F1 kept"] == pytest.approx(kept)
+    assert list(overall["encoders"]) == [0, 4, 2]
+
+    text = (first / "table.md").read_text()
+    rows = [re.findall(r"[^|]+", line) for line in text.splitlines() if line.startswith("|")]
+    shown = [[cell.strip() for cell in row] for row in rows]
+    tex = [
+        [cell.strip().replace(r"\%", "%") for cell in line.removesuffix(r"\\").split("&")]
+        for line in (first / "table.tex").read_text().splitlines()
+        if "&" in line
+    ]
+    assert tex == [row for row in shown[: len(tex) + 1] if not row[0].startswith(("-", ":"))]
+    assert tex[0] == list(table.columns)
+    for row, values in zip(tex[1:], table.itertuples(index=False), strict=True):
+        for name, cell, value in zip(table.columns, row, values, strict=True):
+            if isinstance(value, str):
+                assert cell == value
+            elif np.isnan(value):
+                assert cell == "–"
+            else:
+                digits = float(cell.removesuffix(" %")) / (100 if cell.endswith("%") else 1)
+                assert digits == pytest.approx(value, abs=0.05 if name == "MB" else 5e-4)
+
+
+def test_the_summary_shows_the_table_the_plan_and_where_the_files_are(world, first):
+    folder = world.root / "runs" / "shown"
+    ended = gwsmm("run", *TINY, TWO, *world.where(folder))
+    results = read_json(first / "results.json")
+    assert f"{results['overall']['merged']['micro_f1']:.4f}" in ended.out
+    for group in results["plan"]["groups"]:
+        assert "{" + ", ".join(group) + "}" in ended.out
+    assert f"Files: {folder}" in ended.out
+    assert "Next:" in ended.out
+
+
+def test_nothing_but_tensors_and_json_is_kept(world, first):
+    kept = {path.suffix for path in world.store.rglob("*") if path.is_file()}
+    assert kept == {".safetensors", ".json", ".lock"}
+
+
+# What is computed again, and what is not
+
+
+def test_the_second_run_computes_nothing_and_gives_the_same_bytes(world, first):
+    second = world.run("second")
+    before = counts(first)
+    assert list(before) == ["finetune", "features", "distances", "merge", "heads", "evaluate"]
+    assert all(reused == 0 for _, reused in before.values())
+    assert counts(second) == {stage: (0, n) for stage, (n, _) in before.items()}
+    for name in ("results.json", "predictions.parquet", "plan.json", "distances.csv", "table.tex"):
+        assert (second / name).read_bytes() == (first / name).read_bytes()
+
+
+def test_another_number_of_encoders_redoes_only_the_plan_and_what_follows(world, first):
+    third = world.run("three", "grouping.encoders=3")
+    found = counts(third)
+    for stage in ("finetune", "features", "distances"):
+        assert found[stage][0] == 0
+        assert found[stage][1] > 0
+    results = read_json(third / "results.json")
+    assert results["storage"]["encoders_after"] == len(results["plan"]["groups"]) == 3
+
+
+def test_without_merging_every_item_scores_as_before(world, first):
+    folder = world.run("none", "grouping=none")
+    results = read_json(folder / "results.json")
+    assert results["plan"]["groups"] == [[name] for name in NAMES]
+    assert results["merged_only"] is None
+    assert results["overall"]["merged"] == results["overall"]["individual"]
+    assert results["storage"]["bytes_after"] == results["storage"]["bytes_before"]
+    assert results["storage"]["factor"] == 1
+    frame = pd.read_parquet(folder / "predictions.parquet").set_index("model")
+    np.testing.assert_array_equal(
+        frame.loc["merged", "probability"], frame.loc["individual", "probability"]
+    )
+    assert counts(folder)["merge"] == counts(folder)["heads"] == (0, 0)
+
+
+def test_all_items_can_share_one_encoder(world, first):
+    results = read_json(world.run("all", "grouping=all") / "results.json")
+    assert results["plan"]["groups"] == [list(NAMES)]
+    assert results["storage"]["encoders_after"] == 1
+    assert results["merged_only"] == results["overall"]
+    assert results["storage"]["factor"] > 2
+
+
+def test_a_plan_of_a_run_can_be_given_back(world, first):
+    record = f"grouping.record={first / 'plan.json'}"
+    again = world.run("given", "grouping=expert", record)
+    assert read_json(again / "plan.json") == read_json(first / "plan.json")
+    assert all(computed == 0 for computed, _ in counts(again).values())
+    assert (again / "results.json").read_bytes() == (first / "results.json").read_bytes()
+
+
+def changed(world: World, name: str, part: str) -> Path:
+    """A copy of the items in which one label of one item is another."""
+    data = world.copy(name)
+    path = data / f"{NAMES[1]}_{part}.csv"
+    head, row, *others = path.read_text().splitlines()
+    text, label, other = row.split(",")
+    path.write_text("\n".join([head, f"{text},{1 - int(label)},{other}", *others]) + "\n")
+    return data
+
+
+def test_a_changed_label_trains_only_that_item_again(world, first):
+    found = counts(world.run("relabelled", data=changed(world, "relabelled", "train")))
+    assert found["finetune"] == found["features"] == (1, 3)
+    assert found["distances"] == (1, 0)
+
+
+def test_a_changed_test_row_trains_nothing_again(world, first):
+    folder = world.run("retested", data=changed(world, "retested", "test"))
+    found, before = counts(folder), counts(first)
+    for stage in ("finetune", "features", "distances", "merge", "heads"):
+        assert found[stage] == (0, before[stage][0])
+    shared = len(read_json(folder / "plan.json")["groups"]) and [
+        group for group in read_json(folder / "plan.json")["groups"] if NAMES[1] in group
+    ]
+    of_item = 1 if len(shared[0]) == 1 else 2  # its own model, and the merged one
+    assert found["evaluate"] == (of_item, before["evaluate"][0] - of_item)
+    frames = [pd.read_parquet(each / "predictions.parquet") for each in (first, folder)]
+    assert (frames[0]["truth"] != frames[1]["truth"]).sum() == len(MODELS)
+    np.testing.assert_array_equal(frames[0]["probability"], frames[1]["probability"])
+
+
+def test_a_model_that_was_damaged_is_noticed_and_trained_again(world, first, tmp_path):
+    store = Path(shutil.copytree(world.store, tmp_path / "store"))
+    shutil.rmtree(store / "evaluate")
+    trunk = next((store / "finetune").glob("*/trunk.safetensors"))
+    trunk.write_bytes(trunk.read_bytes()[:-1])
+    where = [*TINY, TWO, *world.where(tmp_path / "run"), f"store={store}"]
+    ended = gwsmm("run", *where)
+    assert ended.code == 2
+    assert str(trunk) in ended.err.splitlines()[-1]
+    assert gwsmm("run", *where, f"hydra.run.dir={tmp_path / 'again'}").code == 0
+    assert counts(tmp_path / "again")["finetune"] == (1, 3)
+    results = [folder / "results.json" for folder in (first, tmp_path / "again")]
+    assert results[0].read_bytes() == results[1].read_bytes()
+
+
+def test_a_model_that_was_deleted_is_noticed_even_if_all_else_is_there(world, first, tmp_path):
+    store = Path(shutil.copytree(world.store, tmp_path / "store"))
+    next((store / "finetune").glob("*/trunk.safetensors")).unlink()
+    where = [*TINY, TWO, *world.where(tmp_path / "run"), f"store={store}"]
+    ended = gwsmm("run", *where)
+    assert ended.code == 2
+    assert "run the command again" in ended.err.splitlines()[-1]
+    assert gwsmm("run", *where, f"hydra.run.dir={tmp_path / 'again'}").code == 0
+    assert counts(tmp_path / "again")["finetune"] == (1, 3)
+
+
+# Other items
+
+
+def test_scores_of_ordinal_items_go_through(world):
+    path = world.root / "scores.csv"
+    rows = [
+        (name, text, a + b)
+        for item, name in enumerate(NAMES[:3])
+        for text, a, b in answers(item, "all", 50)
+    ]
+    write_table(path, ["question", "answer", "points"], rows)
+    columns = ["items.text=answer", "items.item=question", "items.score=points"]
+    folder = world.root / "runs" / "ordinal"
+    where = [f"items.path={path}", f"store={world.store}", f"hydra.run.dir={folder}"]
+    ended = gwsmm("run", *TINY, TWO, "items=table", *columns, *where)
+    assert ended.code == 0, ended.err
+    results = read_json(folder / "results.json")
+    assert [item["kind"] for item in results["items"]] == ["ordinal"] * 3
+    assert results["items"][0]["labels"] == ["score>=1", "score>=2"]
+    check_scores(folder)
+    frame = pd.read_parquet(folder / "predictions.parquet")
+    each = frame.groupby(["item", "response", "model"])
+    for score, binary in (("score_truth", "truth"), ("score_decision", "decision")):
+        assert frame[score].between(0, 2).all()
+        assert (each[score].nunique() == 1).all()
+        np.testing.assert_array_equal(each[score].first(), each[binary].sum())
+        steps = frame.pivot_table(binary, ["item", "response", "model"], "label").to_numpy()
+        assert (steps[:, 0] >= steps[:, 1]).all()
+
+
+# Multirun and tracking
+
+
+def records(path: Path) -> Iterator[bytes]:
+    """The records of a W&B run file: LevelDB's log format after a header of seven bytes."""
+    content = path.read_bytes()
+    assert content[:4] == b":W&B"
+    at, whole, block = 7, b"", 32768
+    while at + 7 <= len(content):
+        left = block - at % block
+        if left < 7:
+            at += left
+            continue
+        _, length, kind = struct.unpack("<IHB", content[at : at + 7])
+        if kind == length == 0:
+            at += left
+            continue
+        data = content[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind == 1:
+            yield data
+        elif kind == 2:
+            whole = data
+        elif kind == 3:
+            whole += data
+        else:
+            yield whole + data
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """What a W&B run file says."""
+
+    name: str
+    group: str
+    project: str
+    config: dict
+    history: list[dict]
+    summary: dict
+
+
+def tracked(folder: Path) -> Tracked:
+    """The one run file in a folder, read back."""
+    from wandb.proto import wandb_internal_pb2 as proto
+
+    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    about, config, summary, history = None, {}, {}, []
+    for content in records(path):
+        record = proto.Record()
+        record.ParseFromString(content)
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            about = about or record.run
+            config |= {each.key: json.loads(each.value_json) for each in record.run.config.update}
+        if kind == "history":
+            history.append(_pairs(record.history.item))
+        if kind == "summary":
+            summary |= _pairs(record.summary.update)
+    return Tracked(about.display_name, about.run_group, about.project, config, history, summary)
+
+
+def _pairs(items: Iterator) -> dict:
+    return {".".join(each.nested_key) or each.key: json.loads(each.value_json) for each in items}
+
+
+@pytest.fixture(scope="module")
+def multirun(world: World, first: Path) -> Path:
+    """Two merges compared, tracked offline."""
+    folder = world.root / "runs" / "several"
+    where = [f"items.path={world.data}", f"store={world.store}", f"hydra.sweep.dir={folder}"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "200")
+        for name in ("DATA", "CACHE", "CONFIG"):
+            patch.setenv(f"WANDB_{name}_DIR", str(world.root / "wandb" / name))
+        ended = gwsmm(
+            "run", *TINY, TWO, "items=pasta", *where, "tracker=offline", "merge=average,ties", "-m"
+        )
+    assert ended.code == 0, ended.err
+    assert "merge=average" in ended.out
+    return folder
+
+
+def test_a_multirun_compares_its_jobs(multirun):
+    jobs = [multirun / "0", multirun / "1"]
+    own = FILES - {"run.json"}
+    assert all({path.name for path in job.iterdir()} >= own for job in jobs)
+    table = pd.read_csv(multirun / "table.csv", keep_default_na=False)
+    table = table.set_index(["scope", "run", "model"])
+    for job, merge in zip(jobs, ("average", "ties"), strict=True):
+        results = read_json(job / "results.json")
+        row = table.loc["all items", f"merge={merge}", "merged"]
+        assert row["micro F1"] == results["overall"]["merged"]["micro_f1"]
+        assert int(row["encoders"]) == 2
+        assert read_json(job / "run.json")["overrides"][-1] == f"merge={merge}"
+        assert all(n == 0 for n, _ in list(counts(job).values())[:3])
+    # the baselines are the same in both, and stand there once
+    assert list(table.loc["all items"].index) == [
+        ("", "majority"),
+        ("", "individual"),
+        ("merge=average", "merged"),
+        ("merge=ties", "merged"),
+    ]
+    assert "merge=ties" in (multirun / "table.md").read_text()
+    assert "merge=ties" in (multirun / "table.tex").read_text()
+    assert imread(multirun / "items.png").ndim == 3
+
+
+def test_offline_leaves_a_run_file_with_curves_summary_and_group(multirun):
+    for job in (multirun / "0", multirun / "1"):
+        run, results = tracked(job), read_json(job / "results.json")
+        assert (run.project, run.group) == ("gwsmm", multirun.name)
+        assert run.name == f"{multirun.name}_{job.name}"
+        assert run.config["grouping"]["encoders"] == 2
+        for name in NAMES:
+            curve = [row for row in run.history if f"{name}/epoch" in row]
+            assert [row[f"{name}/epoch"] for row in curve] == [1, 2]
+            for loss in ("train_loss", "validation_loss"):
+                assert all(0 < row[f"{name}/{loss}"] < 2 for row in curve)
+        shown = {key: value["_type"] for row in run.history for key, value in row.items()
+                 if isinstance(value, dict) and "_type" in value}  # fmt: skip
+        assert shown == {
+            "comparison": "table-file",
+            "items": "image-file",
+            "item scores": "table-file",
+            "heatmap": "image-file",
+        }
+        flat = json.dumps(run.summary)
+        assert str(results["overall"]["merged"]["micro_f1"]) in flat
+        assert str(results["storage"]["bytes_after"]) in flat
+
+
+def test_no_response_is_in_any_file_of_a_run(world, first, multirun):
+    """In its store, its folder, or what W&B keeps."""
+    words = [word.encode() for word in (*WORDS, "melting", "floating")]
+    places = [world.store, world.root / "runs", world.root / "wandb"]
+    files = [path for place in places for path in place.rglob("*") if path.is_file()]
+    assert len(files) > 100
+    for path in files:
+        content = path.read_bytes()
+        if path.suffix == ".parquet":
+            content = pd.read_parquet(path).to_csv().encode()
+        assert not [word for word in words if word in content], path
+
+
+@pytest.mark.parametrize("choice", sorted(path.stem for path in CONF.glob("tracker/*.yaml")))
+def test_only_a_tracker_that_is_asked_for_leaves_anything(world, first, choice, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(world.root / "no_netrc"))
+    monkeypatch.setenv("WANDB_DATA_DIR", str(world.root / "wandb"))
+    folder, store = world.root / "runs" / f"tracker_{choice}", world.root / f"store_{choice}"
+    where = world.where(folder)
+    if choice == "online":
+        ended = gwsmm("run", *TINY, TWO, *where, f"store={store}", f"tracker={choice}")
+        assert ended.code == 2
+        assert "WANDB_API_KEY" in ended.err
+        assert "tracker=offline" in ended.err
+        assert not store.exists()  # refused before any work
+        assert not folder.exists()
+    else:
+        assert gwsmm("run", *TINY, TWO, *where, f"tracker={choice}").code == 0
+        assert (folder / "wandb").exists() == (choice != "off")
+        if choice != "off":
+            assert tracked(folder).group == ""
+            assert tracked(folder).name == folder.name
