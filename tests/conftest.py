@@ -18,11 +18,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from gwsmm.artefact import Artefact, Member
 from gwsmm.encoder import Encoder
 from gwsmm.execute import Serial
-from gwsmm.finetune import Trainer
+from gwsmm.recipe import Trainer
 from gwsmm.store import Stage, Store
-from gwsmm.types import Artefact, Item, Label, Member, Responses
+from gwsmm.types import Item, Label, Responses
 
 CONF = Path(__file__).parents[1] / "conf"
 ANY = "any_"

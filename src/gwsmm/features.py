@@ -8,10 +8,11 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from gwsmm.artefact import Artefact, Member
 from gwsmm.encoder import Encoder
-from gwsmm.finetune import Trainer
 from gwsmm.progress import write_fraction
-from gwsmm.types import STRICT, Artefact, Cloud, InputError, Member, SplitName
+from gwsmm.recipe import Trainer
+from gwsmm.types import STRICT, Cloud, InputError, SplitName
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

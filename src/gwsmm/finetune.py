@@ -1,113 +1,19 @@
-"""One item → a Member: the recipe of fine-tuning, and the stage that carries it out."""
+"""One item → a Member: the stage that fine-tunes."""
 
 import json
-import re
-from dataclasses import dataclass as plain_dataclass
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
-from pydantic import Field
-from pydantic.dataclasses import dataclass
 
 from gwsmm.encoder import Encoder
 from gwsmm.progress import write_fraction
-from gwsmm.types import STRICT, InputError, Item
-
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
+from gwsmm.recipe import Recipe, Trainer
+from gwsmm.types import Item
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Recipe:
-    """How one scoring model is trained: AdamW on the binary cross-entropy, mean over labels.
-
-    Attributes:
-        frozen_layers: the embeddings and this many of the lowest layers stay as pretrained, which
-            saves most of the backward pass; 0: everything is trained.
-        learning_rate: of trunk and pooler.
-        head_learning_rate: of the head, which starts from nothing.
-        epsilon: of AdamW.
-        weight_decay: on every weight but those whose name holds one of `no_decay`.
-        no_decay: parts of parameter names.
-        schedule: `constant`, or `linear`: down to zero over `epochs`.
-        warmup: share of all steps over which the learning rate rises from zero.
-        clip: largest norm of the gradient; None: no clipping.
-        batch_size: responses.
-        by_length: batches of like length, which need little padding; else plain shuffling.
-        epochs: at most.
-        patience: epochs without a lower validation loss after which training ends.
-        precision: `fp32`, `bf16` (autocast), or `auto`: bf16 where the hardware computes in it.
-    """
-
-    frozen_layers: Annotated[int, Field(ge=0)]
-    learning_rate: Positive
-    head_learning_rate: Positive
-    epsilon: Positive
-    weight_decay: Annotated[float, Field(ge=0)]
-    no_decay: list[str]
-    schedule: Literal["constant", "linear"]
-    warmup: Share
-    clip: Positive | None
-    batch_size: Annotated[int, Field(ge=1)]
-    by_length: bool
-    epochs: Annotated[int, Field(ge=1)]
-    patience: Annotated[int, Field(ge=1)]
-    precision: Literal["fp32", "bf16", "auto"]
-
-    def on_this_machine(self) -> "Recipe":
-        """The recipe with the precision that `auto` means here, which is part of a result's key."""
-        if self.precision != "auto":
-            return self
-        return replace(self, precision="bf16" if _computes_in_bf16() else "fp32")
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Trainer:
-    """Where a model is trained, in Lightning's words.
-
-    Attributes:
-        accelerator: `cpu`, `gpu`, `auto`, ….
-        devices: how many, or `auto`.
-        strategy: `auto`, `ddp`, ….
-    """
-
-    accelerator: str
-    devices: Annotated[int, Field(ge=1)] | Literal["auto"]
-    strategy: str
-
-    @property
-    def device(self) -> str:
-        """Where stages that only infer run: `cuda` if it is there and asked for, else `cpu`."""
-        import torch
-
-        return "cuda" if self.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
-
-
-def _computes_in_bf16() -> bool:
-    import torch
-
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
-    processor = Path("/proc/cpuinfo")  # where there is none, fp32 is right
-    return processor.exists() and bool(re.search(r"avx512_bf16|amx_bf16", processor.read_text()))
-
-
-def check_frozen(recipe: Recipe, encoder: Encoder) -> None:
-    """Refuse, before any work, to freeze more layers than the encoder has.
-
-    Raises:
-        InputError: there are fewer layers.
-    """
-    if recipe.frozen_layers and recipe.frozen_layers > encoder.layers:
-        raise InputError(
-            f"finetune.frozen_layers={recipe.frozen_layers}: the encoder has {encoder.layers} "
-            "layers; give at most that, or 0 to train everything"
-        )
-
-
-@plain_dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Finetuning:
     """The stage: an item without its test split → `trunk`, `pooler`, `head` and `training.json`.
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from gwsmm.types import State
+from gwsmm.artefact import State
 
 INFERENCE_BATCH = 64  # responses; large enough to fill the cores, small enough for any memory
 
@@ -69,12 +69,11 @@ class Network(nn.Module):
     def shared_state(self) -> State:
         """A copy of what merging works on: the tensors of trunk and pooler."""
         parts = {"trunk": self.trunk, "pooler": self.pooler}
-        return {f"{part}.{k}": v for part, net in parts.items() if net for k, v in _floats(net)}
+        return {f"{part}.{k}": v for part, net in parts.items() for k, v in _floats(net)}
 
     def part_state(self, part: str) -> State:
         """A copy of the tensors of `trunk`, `pooler` or `head`; empty if it has no such part."""
-        net = getattr(self, part)
-        return dict(_floats(net)) if net is not None else {}
+        return dict(_floats(getattr(self, part)))
 
     def load_part(self, part: str, state: State) -> None:
         """Take over the tensors of one part; an empty state is that of a part that is not there."""
@@ -87,8 +86,8 @@ class Network(nn.Module):
                 raise ValueError(f"{part} lacks {sorted(lacking)} or has unknown {unexpected}")
 
 
-def _floats(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    for name, tensor in net.state_dict().items():
+def _floats(net: nn.Module | None) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in net.state_dict().items() if net is not None else ():
         if tensor.is_floating_point():
             yield name, tensor.detach().cpu().clone().contiguous()
 

@@ -8,20 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from gwsmm.artefact import Member, Scorer
 from gwsmm.distance.pairwise import Distance, Pairwise, load_distances
 from gwsmm.encoder import Encoder
 from gwsmm.evaluate import Evaluation, Tested
 from gwsmm.execute import Execute
 from gwsmm.features import Extraction, Features, check_layer
-from gwsmm.finetune import Finetuning, Recipe, Trainer, check_frozen
+from gwsmm.finetune import Finetuning
 from gwsmm.heads.fitting import HeadFitting, Heads, Moved
 from gwsmm.items.split import Split
 from gwsmm.merge.merging import Merge, Merging, check_base, group_for
 from gwsmm.private.private import Private
+from gwsmm.recipe import Recipe, Trainer, check_frozen
 from gwsmm.results import Run, outcome, results
 from gwsmm.store import Store
 from gwsmm.tracking import Tracker
-from gwsmm.types import Grouping, InputError, Item, Member, Plan, Scorer
+from gwsmm.types import Grouping, InputError, Item, Plan
 
 
 class ItemSource(Protocol):

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gwsmm.artefact import Artefact, Member, Scorer
 from gwsmm.evaluate import Predictions, load_predictions, load_scores, majority
 from gwsmm.items.ordinal import decode
 from gwsmm.metrics import Scores, overall
-from gwsmm.types import Artefact, Distances, Item, Member, Plan, Scorer
+from gwsmm.types import Distances, Item, Plan
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,8 +14,8 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from gwsmm.finetune import Recipe, Trainer
 from gwsmm.network import Network, pad
+from gwsmm.recipe import Recipe, Trainer
 
 Row = tuple[list[int], Tensor]
 Batch = tuple[Tensor, Tensor, Tensor]

@@ -18,8 +18,8 @@ from typing import ClassVar, Generic, Protocol, TypeVar
 from filelock import FileLock
 
 from gwsmm import progress
+from gwsmm.artefact import MANIFEST, Artefact, checksum
 from gwsmm.execute import Execute
-from gwsmm.types import MANIFEST, Artefact, checksum
 
 log = logging.getLogger(__name__)
 

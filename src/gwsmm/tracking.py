@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from pydantic.dataclasses import dataclass
 
-from gwsmm.types import STRICT, InputError, Member
+from gwsmm.artefact import Member
+from gwsmm.types import STRICT, InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,7 +125,7 @@ def _send(tracked: "wandb.Run", run: Finished) -> None:
         for epoch in json.loads(member.made.file("training.json").read_text())["epochs"]:
             tracked.log({f"{name}/{key}": value for key, value in epoch.items()})
     tables = {name: wandb.Table(dataframe=frame) for name, frame in run.tables.items()}
-    pictures = {path.stem: wandb.Image(str(path)) for path in sorted(run.folder.glob("*.png"))}
+    pictures = {path.name: wandb.Image(str(path)) for path in sorted(run.folder.glob("*.png"))}
     tracked.log({**tables, **pictures})
     for key in ("overall", "merged_only", "storage"):
         tracked.summary[key] = run.results[key]

@@ -8,9 +8,10 @@ from typing import ClassVar, Protocol, TypeVar
 
 import numpy as np
 
+from gwsmm.artefact import Artefact
 from gwsmm.execute import Execute
 from gwsmm.features import load_cloud
-from gwsmm.types import Artefact, Cloud, Distances, Pair
+from gwsmm.types import Cloud, Distances, Pair
 
 Prepared = TypeVar("Prepared")
 

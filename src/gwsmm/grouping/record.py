@@ -67,7 +67,7 @@ def read_record(record: str) -> Record:
     shipped = {path.stem: path for path in sorted(_SHIPPED.glob("*.json"))}
     path = shipped.get(record) or Path(record).expanduser()
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
         return Record.model_validate(content)
     except (FileNotFoundError, IsADirectoryError):

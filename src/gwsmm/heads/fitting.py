@@ -6,10 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from gwsmm.artefact import Artefact, Member, State, load_state
 from gwsmm.encoder import Encoder
-from gwsmm.finetune import Trainer
 from gwsmm.progress import write_fraction
-from gwsmm.types import Artefact, Member, State, load_state
+from gwsmm.recipe import Trainer
 
 if TYPE_CHECKING:
     from gwsmm.network import Network

@@ -2,8 +2,9 @@
 
 from pydantic.dataclasses import dataclass
 
+from gwsmm.artefact import State
 from gwsmm.heads.fitting import Frozen
-from gwsmm.types import STRICT, State
+from gwsmm.types import STRICT
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -5,8 +5,9 @@ from typing import Annotated
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from gwsmm.artefact import State
 from gwsmm.heads.fitting import Frozen
-from gwsmm.types import STRICT, State
+from gwsmm.types import STRICT
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

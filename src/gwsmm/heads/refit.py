@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from gwsmm.artefact import State
 from gwsmm.heads.fitting import Frozen
-from gwsmm.types import STRICT, State
+from gwsmm.types import STRICT
 
 _ITERATIONS = 5_000
 _CONSTANT = 10.0  # logit of a label that is constant in training: sure, but finite

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
+from gwsmm.artefact import Member, State
 from gwsmm.encoder import Encoder
 from gwsmm.private.private import Private
 from gwsmm.progress import write_fraction
-from gwsmm.types import InputError, Member, State
+from gwsmm.types import InputError
 
 PRETRAINED = "pretrained"
 GROUP_MEAN = "group_mean"

@@ -7,9 +7,10 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from gwsmm.artefact import State
 from gwsmm.merge.merging import FIRST_ITEM
 from gwsmm.merge.ties import Ties
-from gwsmm.types import STRICT, State
+from gwsmm.types import STRICT
 
 log = logging.getLogger(__name__)
 

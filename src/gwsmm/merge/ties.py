@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from gwsmm.types import STRICT, State
+from gwsmm.artefact import State
+from gwsmm.types import STRICT
 
 if TYPE_CHECKING:
     from torch import Tensor

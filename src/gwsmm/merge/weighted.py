@@ -6,8 +6,9 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from gwsmm.artefact import State
 from gwsmm.merge.merging import PRETRAINED, mean_state
-from gwsmm.types import STRICT, State
+from gwsmm.types import STRICT
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
