@@ -126,7 +126,7 @@ def test_every_stage_of_the_store_is_in_the_list_above():
 
 @pytest.mark.parametrize("folder", ["distance", "grouping", "merge", "heads", "private", "items"])
 def test_strategies_know_no_stage_before_or_after_them(folder):
-    allowed = {*FOUNDATION, "finetune", "features"}  # settings of training, and loading of clouds
+    allowed = {*FOUNDATION, "features"}  # loading of clouds
     for path in (SRC / folder).rglob("*.py"):
         outside = {name for name in own(path) if name.split(".")[0] != folder}
         others = outside - allowed - {"private.private", "grouping.linkage"}

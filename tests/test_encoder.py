@@ -431,6 +431,17 @@ def test_a_damaged_model_is_refused(damaged, file, content):
     assert "holds no model that can be read" in refused(lambda: encoder_of(damaged).network(1))
 
 
+def test_more_tokens_than_the_model_has_positions_are_refused(checkpoints):
+    config = json.loads((checkpoints / "roberta" / "config.json").read_text())
+    usable = config["max_position_embeddings"] - 2
+    fits = encoder_of(checkpoints / "roberta")
+    fits = replace(fits, max_length=usable)
+    long = " ".join(["water"] * 2 * usable)
+    assert logits(fits.network(1), fits, [long]).isfinite().all()
+    with pytest.raises(InputError, match=f"^encoder.max_length={usable + 1}: .* {usable} tokens"):
+        _ = replace(fits, max_length=usable + 1).digest
+
+
 @pytest.mark.parametrize("content", [b"{nope", b"{}"])
 def test_a_damaged_tokenizer_is_refused(damaged, content):
     (damaged / "tokenizer.json").write_bytes(content)

@@ -91,8 +91,8 @@ class Encoder:
             kind = str(config.get("model_type"))
         except (ValueError, TypeError, AttributeError) as error:
             raise InputError(
-                f"encoder.model={self.model}: {folder / 'config.json'} is no JSON that a model was "
-                f"saved with ({type(error).__name__}); save the model again"
+                f"encoder.model={self.model}: {folder} holds no model that can be read "
+                f"(config.json: {type(error).__name__})"
             ) from None
         if "roberta" in kind:  # its first positions are those of the padding
             positions -= 2

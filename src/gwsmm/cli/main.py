@@ -4,8 +4,6 @@ import os
 import sys
 from collections.abc import Sequence
 
-from gwsmm.cli.explain import nearest
-
 HELP = """\
 gwsmm finds out which scoring models can share one encoder, merges them, and shows what that costs.
 
@@ -41,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         run_command(rest)
     else:
+        from gwsmm.cli.explain import nearest
+
         hint = nearest(command, ["run", "--help", "--version"])
         sys.stderr.write(f"gwsmm: there is no command {command!r}{hint}; see gwsmm --help\n")
         raise SystemExit(2)

@@ -120,6 +120,10 @@ def _conduct(
         summary(folder, {"": found.results}, _hints())
 
 
+def _in_order(job: str) -> tuple[int, str]:
+    return len(job), job  # 2 before 10, and any names that the user gives the folders
+
+
 def _hints() -> list[str]:
     """What to try next, with the command as it can be typed here."""
     installed = Path(sys.prefix, "bin", "gwsmm")
@@ -135,7 +139,7 @@ class Summary(Callback):
         from gwsmm.report.run import summary, write_multirun
 
         folder = Path(config.hydra.sweep.dir)
-        jobs = sorted(folder.glob("*/run.json"), key=lambda path: int(path.parent.name))
+        jobs = sorted(folder.glob("*/run.json"), key=lambda path: _in_order(path.parent.name))
         given = [json.loads(path.read_text())["overrides"] for path in jobs]
         runs = {}
         for path, overrides in zip(jobs, given, strict=True):

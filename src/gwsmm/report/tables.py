@@ -40,7 +40,7 @@ def comparison(runs: Mapping[str, Results]) -> pd.DataFrame:
             if model != "merged" and len(runs) > 1 and named and _all_equal(list(named.values())):
                 named = {"": next(iter(named.values()))}
             rows += [{"scope": scope, "run": name, **row} for name, row in named.items()]
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows).astype({"encoders": "Int64"})
     return table if (table["run"] != "").any() else table.drop(columns="run")
 
 
