@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gwsmm.grouping.expert import Expert
 from gwsmm.grouping.linkage import Linkage
-from gwsmm.grouping.llm import Llm
 from gwsmm.grouping.record import read_record
+from gwsmm.grouping.recorded import Recorded
 from gwsmm.report.run import write_json
 from gwsmm.results import plan_content
 from gwsmm.types import Distances, InputError, Plan, partition
@@ -68,16 +67,15 @@ def anything():
     return drawn(3)
 
 
-@pytest.mark.parametrize("strategy", [Expert, Llm])
 @pytest.mark.parametrize("record", PUBLISHED)
-def test_the_published_matrices_give_the_published_plans(strategy, record):
-    grouping = strategy(record=record, method="average", encoders=5)
+def test_the_published_matrices_give_the_published_plans(record):
+    grouping = Recorded(record=record, method="average", encoders=5)
     grouping.check(NAMES)
     assert numbers(grouping(anything())) == PUBLISHED[record]
 
 
 def test_the_plan_of_the_notebook_has_four_encoders():
-    plan = Expert(record="gw_published", method="average", encoders=4)(anything())
+    plan = Recorded(record="gw_published", method="average", encoders=4)(anything())
     assert numbers(plan) == [(1, 2, 8), (4, 6, 7), (3, 9), (5,)]
 
 
@@ -111,7 +109,7 @@ def test_the_published_plan_does_not_hang_on_the_root():
 
 def test_single_linkage_gives_the_published_plan_and_complete_does_not():
     plans = {
-        method: numbers(Expert(record="gw_published", method=method, encoders=5)(anything()))
+        method: numbers(Recorded(record="gw_published", method=method, encoders=5)(anything()))
         for method in ("single", "complete")
     }
     assert plans["single"] == GW_PLAN
@@ -168,7 +166,7 @@ def test_exactly_as_many_groups_as_encoders(encoders, method, which):
 @pytest.mark.parametrize("record", PUBLISHED)
 @pytest.mark.parametrize("encoders", range(1, 10))
 def test_exactly_as_many_groups_as_encoders_of_a_record(encoders, record):
-    plan = Expert(record=record, method="average", encoders=encoders)(anything())
+    plan = Recorded(record=record, method="average", encoders=encoders)(anything())
     assert len(plan.groups) == encoders
 
 
@@ -251,7 +249,7 @@ ABC = ["a", "b", "c"]
 
 
 def expert(path, encoders=2):
-    return Expert(record=str(path), method="average", encoders=encoders)
+    return Recorded(record=str(path), method="average", encoders=encoders)
 
 
 def changed(**parts):
@@ -359,7 +357,7 @@ def test_the_plan_of_a_run_can_be_given_to_another(any_grouping, tmp_path):
     plan = any_grouping(drawn(8))
     write_json(tmp_path / "plan.json", plan_content(plan))
     # The number of encoders is for matrices: a written plan is taken as it stands.
-    again = Expert(record=str(tmp_path / "plan.json"), method="single", encoders=2)
+    again = Recorded(record=str(tmp_path / "plan.json"), method="single", encoders=2)
     again.check(NAMES)
     assert again(drawn(0)) == plan
 

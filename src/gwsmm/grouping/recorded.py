@@ -1,4 +1,4 @@
-"""A plan or similarity matrix that people wrote."""
+"""A plan or similarity matrix that people wrote, or that a language model answered."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -12,8 +12,8 @@ from gwsmm.types import STRICT, Distances, Plan
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Expert:
-    """The grouping by what people think of the items, e.g. that two ask for the same practice.
+class Recorded:
+    """The grouping by what somebody thinks of the items, e.g. that two ask for the same practice.
 
     Attributes:
         record: path of a JSON or YAML record, or the name of a shipped one; see `Record`.
