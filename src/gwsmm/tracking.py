@@ -124,8 +124,16 @@ def _send(tracked: "wandb.Run", run: Finished) -> None:
         tracked.define_metric(f"{name}/*", step_metric=f"{name}/epoch")
         for epoch in json.loads(member.made.file("training.json").read_text())["epochs"]:
             tracked.log({f"{name}/{key}": value for key, value in epoch.items()})
-    tables = {name: wandb.Table(dataframe=frame) for name, frame in run.tables.items()}
+    tables = {name: _table(frame) for name, frame in run.tables.items()}
     pictures = {path.name: wandb.Image(str(path)) for path in sorted(run.folder.glob("*.png"))}
     tracked.log({**tables, **pictures})
     for key in ("overall", "merged_only", "storage"):
         tracked.summary[key] = run.results[key]
+
+
+def _table(frame: "pd.DataFrame") -> "wandb.Table":
+    import wandb
+
+    # Missing values as None: wandb takes those of pandas for a type of their own.
+    rows = frame.astype(object).where(frame.notna(), None).to_numpy().tolist()
+    return wandb.Table(columns=list(frame.columns), data=rows)
