@@ -107,7 +107,7 @@ def encoder_of(model, **changed):
 
 
 def logits(network, encoder, texts=TEXTS):
-    return infer(network, encoder.tokenize(texts), encoder.padding, network)
+    return infer(network.eval(), encoder.tokenize(texts), encoder.padding, network)
 
 
 # What every architecture must keep to.
@@ -338,7 +338,7 @@ def test_the_packaged_model_finds_near_sentences_near(configured):
     minilm = configured("encoder", "encoder=minilm")
     texts = ["The gas was heated.", "Somebody warmed the gas.", "My cat sleeps on the sofa."]
     network = minilm.network(labels=1)
-    vectors = infer(network, minilm.tokenize(texts), minilm.padding, network.represent)
+    vectors = infer(network.eval(), minilm.tokenize(texts), minilm.padding, network.represent)
     a, b, c = torch.nn.functional.normalize(vectors)
     assert a @ b > 0.6
     assert a @ c < 0.2

@@ -83,7 +83,7 @@ def network_of(encoder, member, trunk=None, head=None):
 
 
 def logits_of(encoder, network, responses):
-    return infer(network, encoder.tokenize(responses.texts), encoder.padding, network)
+    return infer(network.eval(), encoder.tokenize(responses.texts), encoder.padding, network)
 
 
 def loss_of(encoder, network, responses):
@@ -492,7 +492,7 @@ def test_keep_is_the_identity(fit, member):
 def seen(encoder, network, responses):
     """[n, d] in double precision: what the head sees."""
     ids = encoder.tokenize(responses.texts)
-    return infer(network, ids, encoder.padding, network.represent).double().numpy()
+    return infer(network.eval(), ids, encoder.padding, network.represent).double().numpy()
 
 
 @pytest.mark.parametrize("strength", [0.003, 0.1, 3.0])

@@ -53,8 +53,9 @@ class Evaluation:
         network.load_part("trunk", load_state(scorer.trunk, "trunk"))
         network.load_part("pooler", load_state(scorer.pooler, "pooler"))
         network.load_part("head", load_state(scorer.head, "head"))
+        network.to(self.trainer.device).eval()
         logits = infer(
-            network.to(self.trainer.device),
+            network,
             self.encoder.tokenize(item.test.texts),
             self.encoder.padding,
             network,

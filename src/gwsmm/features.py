@@ -69,7 +69,7 @@ class Extraction:
         chosen, network = self.features, self.encoder.network(len(subject.item.labels))
         for part in ("trunk", "pooler"):
             network.load_part(part, subject.state(part))
-        network.to(self.trainer.device)
+        network.to(self.trainer.device).eval()
         texts = subject.item.split(chosen.split).texts
         ids = self.encoder.tokenize([texts[i] for i in _draw(len(texts), chosen)])
 

@@ -111,7 +111,7 @@ def pad(ids: Sequence[Sequence[int]], filler: int) -> tuple[Tensor, Tensor]:
     return tokens, mask
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def infer(
     network: Network,
     ids: Sequence[Sequence[int]],
@@ -121,10 +121,11 @@ def infer(
 ) -> Tensor:
     """Apply `function(ids, mask)` to all responses in batches of like length, without gradients.
 
+    The network stays in the mode that it is in: `network.train()` draws new dropout at every call.
+
     Returns:
         [n, d] in the order of `ids`, on the CPU.
     """
-    network.eval()
     device = next(network.parameters()).device
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     rows: list[Tensor] = []

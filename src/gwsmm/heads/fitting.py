@@ -70,7 +70,7 @@ class HeadFitting:
         network.load_part("trunk", load_state(subject.trunk, "trunk"))
         network.load_part("pooler", load_state(subject.pooler, "pooler"))
         network.load_part("head", subject.member.state("head"))
-        network.to(self.trainer.device)
+        network.to(self.trainer.device).eval()
         tick = partial(write_fraction, folder)
         head = self.heads(Frozen(network, self.encoder, subject.member, tick))
         save_file(dict(head), folder / "head.safetensors")

@@ -36,23 +36,23 @@ class PublishedHeads:
         import torch
         from torch.nn.functional import binary_cross_entropy_with_logits
 
-        from gwsmm.network import pad
+        from gwsmm.network import infer
 
         item, network = frozen.member.item, frozen.network
         ids = frozen.encoder.tokenize(item.train.texts + item.validation.texts)
         both = [torch.from_numpy(part.labels) for part in (item.train, item.validation)]
         device = network.head.weight.device
         labels = torch.cat(both).float().to(device)
-        network.requires_grad_(False)
-        network.head.requires_grad_(True)
         network.train()
         optimizer = torch.optim.AdamW(
             network.head.parameters(), lr=self.learning_rate, eps=self.epsilon, weight_decay=0.0
         )
         for epoch in range(self.epochs):
+            # Dropout is drawn for each response by itself, so that batches of like length give what
+            # shuffled ones do, with less padding; only the head's steps need the shuffled batches.
+            features = infer(network, ids, frozen.encoder.padding, network.represent).to(device)
             for batch in torch.split(torch.randperm(len(ids)), self.batch_size):
-                tokens, mask = pad([ids[i] for i in batch.tolist()], frozen.encoder.padding)
-                logits = network(tokens.to(device), mask.to(device))
+                logits = network.head(network.dropout(features[batch]))
                 loss = binary_cross_entropy_with_logits(logits, labels[batch])
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]

@@ -63,7 +63,9 @@ def summary(folder: Path, runs: Mapping[str, Results], hints: Sequence[str]) -> 
         console.print(_plan_line(name, results["plan"]), markup=False, highlight=False)
     for note in _notes(next(iter(runs.values()))):
         console.print(note, markup=False)
-    console.print(f"Files: {folder}", markup=False, soft_wrap=True)
+    here = folder.resolve()
+    near = here.relative_to(Path.cwd()) if here.is_relative_to(Path.cwd()) else here
+    console.print(f"Files: {near}", markup=False, soft_wrap=True)
     for hint in hints:
         console.print(hint, markup=False, highlight=False, soft_wrap=True)
 
