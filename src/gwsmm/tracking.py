@@ -135,5 +135,5 @@ def _table(frame: "pd.DataFrame") -> "wandb.Table":
     import wandb
 
     # Missing values as None: wandb takes those of pandas for a type of their own.
-    rows = frame.astype(object).where(frame.notna(), None).to_numpy().tolist()
+    rows = frame.astype(object).where(frame.notna(), None).to_numpy()
     return wandb.Table(columns=list(frame.columns), data=rows)
