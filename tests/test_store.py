@@ -164,7 +164,11 @@ def test_an_item_without_its_test_split_does_not_know_what_was_in_it():
     assert len(changed.without_test().test) == 0
 
 
-@pytest.mark.parametrize("value", [Path("x"), object(), {1, 2}, len, np.zeros(2), Inner], ids=str)
+@pytest.mark.parametrize(
+    "value",
+    [Path("x"), object(), {1, 2}, len, np.zeros(2), Inner],
+    ids=["path", "object", "set", "function", "array", "class"],
+)
 def test_what_has_no_content_is_refused_in_a_key(store, log, value):
     for where in (value, [value], {"a": value}, Inner(rate=value, words=())):
         with pytest.raises(TypeError):
