@@ -89,11 +89,8 @@ class Encoder:
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             positions = int(config.get("max_position_embeddings", self.max_length))
             kind = str(config.get("model_type"))
-        except (ValueError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"encoder.model={self.model}: {folder} holds no model that can be read "
-                f"(config.json: {type(error).__name__})"
-            ) from None
+        except (ValueError, TypeError, AttributeError):
+            return  # no configuration at all: loading the model says what is wrong with it
         if "roberta" in kind:  # its first positions are those of the padding
             positions -= 2
         if self.max_length > positions:
