@@ -49,7 +49,7 @@ def summary(folder: Path, runs: Mapping[str, Results], hints: Sequence[str]) -> 
     """Show the comparison, where the files are, and what to try next."""
     console = Console()
     if not console.is_terminal:
-        console.width = 120  # a file or a pipe has no width to respect
+        console.width = 160  # a file or a pipe has no width to respect
     table = comparison(runs)
     for scope, part in table.groupby("scope", sort=False):
         shown = Table(title=str(scope), title_justify="left", title_style="bold", box=SIMPLE_HEAD)
