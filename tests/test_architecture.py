@@ -150,7 +150,6 @@ def test_the_report_computes_nothing(folder):
         ("huggingface_hub", {"encoder"}),
         ("wandb", {"tracking"}),
         ("pytorch_lightning", {"scoring"}),
-        ("ot", {"distance.gw_exact"}),
         ("joblib", {"execute"}),
         ("filelock", {"store"}),
         ("matplotlib", {"report.figures"}),
@@ -163,6 +162,14 @@ def test_every_framework_enters_by_one_door(framework, doors):
         if any(name.split(".")[0] == framework for name in imports(tree(path)))
     }
     assert users == doors
+
+
+def test_optimal_transport_is_used_by_distances_alone():
+    users = {
+        name_of(path) for path in FILES if "ot" in {n.split(".")[0] for n in imports(tree(path))}
+    }
+    assert users
+    assert {name.split(".")[0] for name in users} == {"distance"}
 
 
 FORBIDDEN = {"eval", "exec", "compile", "__import__"}

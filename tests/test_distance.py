@@ -15,16 +15,17 @@ from pydantic import ValidationError
 from safetensors.numpy import save_file
 from scipy.spatial.distance import pdist, squareform
 
-from gwsmm.distance import gw_exact
-from gwsmm.distance.gw_exact import GwExact
+from gwsmm.distance import published
 from gwsmm.distance.pairwise import Pairwise, load_distances
+from gwsmm.distance.published import Published
+from gwsmm.distance.subjects import CloudOf
 from gwsmm.execute import Processes, Serial
 from gwsmm.grouping.linkage import Linkage
 from gwsmm.report.figures import heat_map
 from gwsmm.store import Store
 from gwsmm.types import Cloud, InputError, Pair, partition
 
-PUBLISHED = GwExact(cost="euclidean", normalisation="none", quantity="loss")
+PUBLISHED = Published(cost="euclidean", normalisation="none", quantity="loss")
 FEW = settings(max_examples=8, deadline=None, derandomize=True)
 SEEDS = st.integers(0, 10_000)
 
@@ -239,7 +240,7 @@ def test_a_zero_vector_has_no_cosine():
 def test_unknown_switches_are_refused(wrong):
     fields = {"cost": "euclidean", "normalisation": "none", "quantity": "loss"}
     with pytest.raises(ValidationError):
-        GwExact(**(fields | wrong))
+        Published(**(fields | wrong))
 
 
 # The matrix of all pairs.
@@ -286,7 +287,7 @@ def stored(folder, clouds):
 
 def carried(folder, distance, clouds, names, execute=None):
     """The distances as the pipeline gets them."""
-    subject = list(zip(names, stored(folder, clouds), strict=True))
+    subject = [CloudOf(n, c) for n, c in zip(names, stored(folder, clouds), strict=True)]
     stage = Pairwise(distance=distance)
     execute = execute or Serial(threads=1)
     made = Store(folder).fetch("distances", "all", lambda out: stage(subject, out, execute))
@@ -308,8 +309,8 @@ def test_every_unordered_pair_is_solved_once_and_every_item_prepared_once(execut
     gaps = np.abs(index[:, None] - index[None])
     assert found.values.tolist() == gaps.tolist()
     assert found.converged.tolist() == (gaps < 2.5).tolist()
-    assert found.iterations.tolist() == found.iterations.T.tolist()
-    assert found.iterations[1, 3] == 13
+    assert found.details["iterations"].tolist() == found.details["iterations"].T.tolist()
+    assert found.details["iterations"][1, 3] == 13
 
 
 def test_the_matrix_is_that_of_the_pairs(any_distance, tmp_path):
@@ -326,7 +327,7 @@ def test_the_three_quantities_of_one_name_are_told_apart():
 
 
 def test_a_pair_that_did_not_converge_is_marked_to_the_end(monkeypatch, tmp_path):
-    monkeypatch.setattr(gw_exact, "_MAX_ITERATIONS", 2)
+    monkeypatch.setattr(published, "_MAX_ITERATIONS", 2)
     easy = np.zeros((3, 3))
     clouds = [points(1, 30), points(2, 30), easy]
     found = carried(tmp_path, PUBLISHED, clouds, "abc")

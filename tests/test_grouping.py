@@ -36,8 +36,8 @@ FEW = settings(max_examples=25, deadline=None, derandomize=True)
 def distances(values, names=NAMES):
     values = np.asarray(values, dtype=float)
     n = len(values)
-    solved, steps = np.ones((n, n), dtype=bool), np.ones((n, n), dtype=np.int64)
-    return Distances(tuple(names[:n]), values, solved, steps, "GW loss")
+    solved = np.ones((n, n), dtype=bool)
+    return Distances(tuple(names[:n]), values, "GW loss", {"converged": solved})
 
 
 def drawn(seed, n=9, names=NAMES):

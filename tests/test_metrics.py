@@ -251,8 +251,8 @@ def test_the_storage_of_the_published_plans(plan, private, bert_base, tmp_path):
 
 def zeros(names):
     n = len(names)
-    solved, steps = np.ones((n, n), dtype=bool), np.zeros((n, n), dtype=np.int64)
-    return Distances(tuple(names), np.zeros((n, n)), solved, steps, "GW loss")
+    solved = np.ones((n, n), dtype=bool)
+    return Distances(tuple(names), np.zeros((n, n)), "GW loss", {"converged": solved})
 
 
 def outcome(task, n, width, before, after):

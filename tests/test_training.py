@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from gwsmm.artefact import Member
-from gwsmm.features import Extraction, Features, load_cloud
+from gwsmm.distance.subjects import CloudOf
+from gwsmm.features import Extraction, Features, common_readings, own_readings
 from gwsmm.finetune import Finetuning
 from gwsmm.heads.fitting import Frozen, HeadFitting, Moved
 from gwsmm.heads.keep import Keep
@@ -341,15 +342,20 @@ def test_validation_responses_come_in_order():
 # Features.
 
 
+def read(encoder, trainer, features, member, carry_out, folder):
+    chosen = {"vector": features.vector, "layer": features.layer}
+    stage = Extraction(encoder=encoder, trainer=trainer, **chosen)
+    return carry_out(stage, own_readings(features, [member])[0], folder)
+
+
 @pytest.fixture(scope="module")
 def cloud(tiny, cpu, member, carry_out, tmp_path_factory):
     folder = tmp_path_factory.mktemp("clouds")
 
     def extract(**switches):
-        fields = {"vector": "cls", "layer": -1, "split": "train", "size": None, "seed": 0}
-        features = Features(**(fields | switches))
-        stage = Extraction(encoder=tiny, features=features, trainer=cpu)
-        return load_cloud("one", carry_out(stage, member, folder))
+        fields = {"vector": "cls", "layer": -1, "split": "train", "size": None, "common": 9}
+        features = Features(**(fields | {"seed": 0} | switches))
+        return CloudOf("one", read(tiny, cpu, features, member, carry_out, folder)).load()
 
     return extract
 
@@ -357,9 +363,10 @@ def cloud(tiny, cpu, member, carry_out, tmp_path_factory):
 def test_every_choice_of_features_gives_one_vector_per_response(
     any_features, tiny, cpu, member, carry_out, tmp_path
 ):
-    stage = Extraction(encoder=tiny, features=any_features, trainer=cpu)
-    made, again = (carry_out(stage, member, tmp_path / name) for name in "ab")
-    found = load_cloud("one", made)
+    made, again = (
+        read(tiny, cpu, any_features, member, carry_out, tmp_path / name) for name in "ab"
+    )
+    found = CloudOf("one", made).load()
     assert found.name == "one"
     assert found.points.shape == (len(member.item.split(any_features.split)), 32)
     assert found.points.dtype == np.float64
@@ -635,3 +642,17 @@ def test_a_stage_leaves_no_file_of_its_progress(member, merged):
     for made in (member.made, merged):
         names = {path.stem for path in made.path.iterdir()}
         assert names <= {*PARTS, "training", "manifest"}
+
+
+def test_common_responses_are_the_same_for_every_member(make_item, make_member, tiny, tmp_path):
+    fields = {"vector": "cls", "layer": -1, "split": "train", "size": None, "seed": 0}
+    features = Features(common=9, **fields)
+    items = [make_item(f"i{seed}", seed=seed) for seed in range(3)]
+    members = [make_member(tiny, item, tmp_path, seed=0) for item in items]
+    readings = common_readings(features, members)
+    assert len({reading.texts for reading in readings}) == 1
+    texts = readings[0].texts
+    assert len(texts) == 9
+    for item in items:
+        assert sum(text in item.train.texts for text in texts) >= 3
+    assert len({reading.digest for reading in readings}) == 3

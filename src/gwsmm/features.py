@@ -1,6 +1,10 @@
 """Member × responses → Cloud: one vector per response, from the item's own encoder."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass as plain_dataclass
+from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -8,11 +12,13 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from gwsmm.artefact import Artefact, Member
+from gwsmm.artefact import Member
 from gwsmm.encoder import Encoder
 from gwsmm.progress import write_fraction
 from gwsmm.recipe import Trainer
-from gwsmm.types import STRICT, Cloud, InputError, SplitName
+from gwsmm.types import STRICT, InputError, SplitName
+
+Vector = Literal["cls", "mean", "pooler"]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -24,13 +30,16 @@ class Features:
         layer: hidden layer counted from the end, -1 the last; has no meaning for `pooler`.
         split: `train` or `validation` responses.
         size: at most this many responses, drawn without replacement; None: all.
-        seed: of the draw.
+        common: responses that every encoder reads, drawn in equal numbers from all items, for the
+            distances that compare the encoders on the same input.
+        seed: of the draws.
     """
 
-    vector: Literal["cls", "mean", "pooler"]
+    vector: Vector
     layer: Annotated[int, Field(le=-1)]
     split: SplitName
     size: Annotated[int, Field(ge=2)] | None
+    common: Annotated[int, Field(ge=2)]
     seed: Annotated[int, Field(ge=0)]
 
 
@@ -48,36 +57,73 @@ def check_layer(features: Features, encoder: Encoder) -> None:
         )
 
 
+@plain_dataclass(frozen=True)
+class Reading:
+    """Responses that a member's encoder reads: its own item's, or those common to all items."""
+
+    member: Member
+    texts: tuple[str, ...]
+
+    @cached_property
+    def digest(self) -> str:
+        """The identity of the encoder and of the texts."""
+        return sha256("\0".join((self.member.digest, *self.texts)).encode()).hexdigest()
+
+
+def own_readings(features: Features, members: Sequence[Member]) -> list[Reading]:
+    """For each member the chosen responses to its own item."""
+    return [
+        Reading(member, _draw(member.item.split(features.split).texts, features.size, features))
+        for member in members
+    ]
+
+
+def common_readings(features: Features, members: Sequence[Member]) -> list[Reading]:
+    """For each member the same responses, drawn in equal numbers from all items."""
+    each = math.ceil(features.common / len(members))
+    drawn = tuple(
+        text
+        for member in members
+        for text in _draw(member.item.split(features.split).texts, each, features)
+    )
+    return [Reading(member, drawn) for member in members]
+
+
 @plain_dataclass(frozen=True, kw_only=True)
 class Extraction:
-    """The stage: a member → `cloud.safetensors` with points [n, d] and weights [n]."""
+    """The stage: a reading → `cloud.safetensors` with points [n, d] and weights [n].
+
+    Attributes:
+        vector: see `Features`.
+        layer: see `Features`.
+    """
 
     stage: ClassVar[str] = "features"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     encoder: Encoder
-    features: Features
+    vector: Vector
+    layer: int
     trainer: Trainer
 
-    def __call__(self, subject: Member, folder: Path) -> None:
-        """Run the member's encoder over its responses, in evaluation mode and fp32."""
+    def __call__(self, subject: Reading, folder: Path) -> None:
+        """Run the member's encoder over the responses, in evaluation mode and fp32."""
         import torch
         from safetensors.torch import save_file
 
         from gwsmm.network import infer, pool
 
-        chosen, network = self.features, self.encoder.network(len(subject.item.labels))
+        network = self.encoder.network(len(subject.member.item.labels))
         for part in ("trunk", "pooler"):
-            network.load_part(part, subject.state(part))
+            network.load_part(part, subject.member.state(part))
         network.to(self.trainer.device).eval()
-        texts = subject.item.split(chosen.split).texts
-        ids = self.encoder.tokenize([texts[i] for i in _draw(len(texts), chosen)])
 
         def vectors(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-            if chosen.vector == "pooler":
+            if self.vector == "pooler":
                 return network.represent(tokens, mask)
-            return pool(network.hidden(tokens, mask, chosen.layer), mask, chosen.vector)
+            return pool(network.hidden(tokens, mask, self.layer), mask, self.vector)
 
+        ids = self.encoder.tokenize(subject.texts)
         points = infer(
             network, ids, self.encoder.padding, vectors, lambda done: write_fraction(folder, done)
         ).double()
@@ -85,16 +131,8 @@ class Extraction:
         save_file({"points": points, "weights": weights}, folder / "cloud.safetensors")
 
 
-def load_cloud(name: str, made: Artefact) -> Cloud:
-    """The cloud that `Extraction` wrote for the item of this name."""
-    from safetensors.numpy import load_file
-
-    tensors = load_file(made.file("cloud.safetensors"))
-    return Cloud(name, tensors["points"], tensors["weights"])
-
-
-def _draw(n: int, features: Features) -> list[int]:
-    if features.size is None or features.size >= n:
-        return list(range(n))
-    drawn = np.random.default_rng(features.seed).choice(n, features.size, replace=False)
-    return sorted(int(i) for i in drawn)
+def _draw(texts: Sequence[str], size: int | None, features: Features) -> tuple[str, ...]:
+    if size is None or size >= len(texts):
+        return tuple(texts)
+    drawn = np.random.default_rng(features.seed).choice(len(texts), size, replace=False)
+    return tuple(texts[i] for i in sorted(drawn))

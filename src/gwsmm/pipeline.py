@@ -10,10 +10,11 @@ from typing import Protocol
 
 from gwsmm.artefact import Member, Scorer
 from gwsmm.distance.pairwise import Distance, Pairwise, load_distances
+from gwsmm.distance.subjects import CloudOf, LabelsOf, Subject, WeightsOf
 from gwsmm.encoder import Encoder
 from gwsmm.evaluate import Evaluation, Tested
 from gwsmm.execute import Execute
-from gwsmm.features import Extraction, Features, check_layer
+from gwsmm.features import Extraction, Features, check_layer, common_readings, own_readings
 from gwsmm.finetune import Finetuning
 from gwsmm.heads.fitting import HeadFitting, Heads, Moved
 from gwsmm.items.split import Split
@@ -51,7 +52,7 @@ class Experiment:
     split: Split
     finetune: Recipe
     features: Features
-    distance: Distance[object]
+    distance: Distance[object, object]
     grouping: Grouping
     merge: Merge
     private: Private
@@ -83,12 +84,7 @@ def run(x: Experiment, items: Sequence[Item]) -> Run:
     made = store.each(finetune, unseen, execute)
     members = [Member(item, each) for item, each in zip(unseen, made, strict=True)]
 
-    extract = Extraction(encoder=x.encoder, features=x.features, trainer=x.trainer)
-    clouds = store.each(extract, members, execute)
-
-    matrix = store.once(
-        Pairwise(distance=x.distance), list(zip(names, clouds, strict=True)), execute
-    )
+    matrix = store.once(Pairwise(distance=x.distance), _compared(x, store, members), execute)
     distances = load_distances(names, matrix, x.distance)
     plan = x.grouping(distances)
 
@@ -128,6 +124,20 @@ def prepare(x: Experiment) -> tuple[Item, ...]:
     check_layer(x.features, x.encoder)
     _ = x.encoder.digest  # finds the model, and reads its files once for all workers
     return items
+
+
+def _compared(x: Experiment, store: Store, members: list[Member]) -> list[Subject]:
+    """What the distance is given for each item."""
+    if x.distance.compares == "weights":
+        return [WeightsOf(member, x.encoder) for member in members]
+    if x.distance.compares == "labels":
+        return [LabelsOf(member.item) for member in members]
+    readings = {"clouds": own_readings, "common": common_readings}[x.distance.compares]
+    extract = Extraction(
+        encoder=x.encoder, vector=x.features.vector, layer=x.features.layer, trainer=x.trainer
+    )
+    clouds = store.each(extract, readings(x.features, members), x.execute)
+    return [CloudOf(member.item.name, c) for member, c in zip(members, clouds, strict=True)]
 
 
 def _merge(x: Experiment, store: Store, members: list[Member], plan: Plan) -> dict[str, Scorer]:

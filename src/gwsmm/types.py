@@ -1,17 +1,15 @@
 """The nouns of the program: what the stages take and return."""
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict
-
-if TYPE_CHECKING:
-    pass
 
 # Every strategy is `@dataclass(frozen=True, kw_only=True, config=STRICT)` of pydantic: a misspelled
 # field, a wrong type or a value out of range is refused when the object is built.
@@ -112,12 +110,36 @@ class Cloud:
 
 
 @dataclass(frozen=True)
+class TaskVector:
+    """What fine-tuning changed: the item's trunk minus the pretrained trunk, tensor by tensor."""
+
+    name: str
+    tensors: Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
 class Pair:
-    """How far apart two clouds are, and how the solver got there."""
+    """How far apart two items are, and how the solver got there.
+
+    Attributes:
+        value: the distance, in the quantity that the strategy's title names.
+        converged: False where the solver stopped at its iteration limit.
+        iterations: of the start that gave the value; 0 for a closed form.
+        bound: a proven lower bound of the value; NaN where the strategy has none.
+        starts: how many starts were tried.
+        spread: (largest - smallest) / smallest value over the starts that were carried to the end.
+        marginal_error: largest deviation of the coupling's marginals from the weights.
+        estimated: the value was not solved for but estimated, because a bound screened the pair.
+    """
 
     value: float
-    converged: bool
-    iterations: int
+    converged: bool = True
+    iterations: int = 0
+    bound: float = math.nan
+    starts: int = 1
+    spread: float = 0.0
+    marginal_error: float = 0.0
+    estimated: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,16 +149,26 @@ class Distances:
     Attributes:
         names: N item names.
         values: [N, N], zero on the diagonal; `quantity` says which quantity it is.
-        converged: [N, N]; False where the solver stopped at its iteration limit.
-        iterations: [N, N].
         quantity: for instance `GW loss` or `GW root`.
+        details: [N, N] for every other field of `Pair`, by its name, and for `seconds`.
     """
 
     names: tuple[str, ...]
     values: NDArray[np.float64]
-    converged: NDArray[np.bool_]
-    iterations: NDArray[np.int64]
     quantity: str
+    details: Mapping[str, NDArray[Any]]
+
+    @property
+    def converged(self) -> NDArray[np.bool_]:
+        """[N, N]: False where the solver stopped at its iteration limit."""
+        return self.details["converged"]
+
+    @property
+    def gap(self) -> NDArray[np.float64]:
+        """[N, N]: (value - bound) / value: how far too large a value can be; NaN: unknown."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            gap: NDArray[np.float64] = (self.values - self.details["bound"]) / self.values
+        return gap
 
     def similarity(self) -> NDArray[np.float64]:
         """[N, N]: 1 - d / d_max, as in the paper; all ones if every distance is zero."""

@@ -1,87 +1,128 @@
 """The matrix of distances between all items."""
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import combinations
 from pathlib import Path
-from typing import ClassVar, Protocol, TypeVar
+from typing import ClassVar, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from gwsmm.artefact import Artefact
+from gwsmm.distance.subjects import Subject
 from gwsmm.execute import Execute
-from gwsmm.features import load_cloud
-from gwsmm.types import Cloud, Distances, Pair
+from gwsmm.types import Distances, Pair
 
+_BLOCKS = 512  # tasks at most, so that many cheap pairs do not drown in handing them over
+Loaded_contra = TypeVar("Loaded_contra", contravariant=True)
 Prepared = TypeVar("Prepared")
 
 
-class Distance(Protocol[Prepared]):
-    """A strategy that says how far apart two clouds are; symmetric in the two."""
+class Distance(Protocol[Loaded_contra, Prepared]):
+    """A strategy that says how far apart two items are; symmetric in the two."""
+
+    @property
+    def compares(self) -> str:
+        """What `prepare` is given.
+
+        `clouds`: a `Cloud` of each item's own responses under its own encoder; `common`: a `Cloud`
+        of the same responses, row by row, under each item's encoder; `weights`: a `TaskVector`;
+        `labels`: an `Item` without its test split.
+        """
 
     @property
     def title(self) -> str:
         """What the values are, under a name that no other quantity has."""
 
-    def prepare(self, cloud: Cloud) -> Prepared:
-        """What is needed of one cloud for all its pairs."""
+    def prepare(self, subject: Loaded_contra) -> Prepared:
+        """What is needed of one item for all its pairs."""
 
     def __call__(self, a: Prepared, b: Prepared) -> Pair:
-        """The distance between two prepared clouds."""
+        """The distance between two prepared items."""
+
+
+@runtime_checkable
+class SolvesTogether(Protocol):
+    """A distance that is faster when it is given several pairs at once."""
+
+    @property
+    def together(self) -> int:
+        """How many pairs to give."""
+
+    def solve(self, pairs: Sequence[tuple[object, object]]) -> list[Pair]:
+        """The distance of each pair, the same as one by one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pairwise:
-    """The stage: all clouds → `distances.safetensors`, every unordered pair solved once."""
+    """The stage: all items → `distances.safetensors`, every unordered pair solved once."""
 
     stage: ClassVar[str] = "distances"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
-    distance: Distance[object]
+    distance: Distance[object, object]
 
-    def __call__(
-        self, subject: Sequence[tuple[str, Artefact]], folder: Path, execute: Execute
-    ) -> None:
-        """Prepare each cloud once and solve the pairs side by side."""
+    def __call__(self, subject: Sequence[Subject], folder: Path, execute: Execute) -> None:
+        """Prepare each item once and solve the pairs side by side."""
         from safetensors.numpy import save_file
 
-        spaces = [self.distance.prepare(load_cloud(name, made)) for name, made in subject]
-        n = len(spaces)
-        pairs = list(combinations(range(n), 2))
+        prepared = [self.distance.prepare(each.load()) for each in subject]
+        pairs = list(combinations(range(len(prepared)), 2))
+        size = self.distance.together if isinstance(self.distance, SolvesTogether) else 1
+        size = max(size, len(pairs) // _BLOCKS)
+        blocks = [pairs[at : at + size] for at in range(0, len(pairs), size)]
+        tasks = [{i: prepared[i] for pair in block for i in pair} for block in blocks]
         solved = execute.map(
-            _Solve(self.distance), [(spaces[i], spaces[j]) for i, j in pairs], label=self.stage
+            _Solve(self.distance), list(zip(blocks, tasks, strict=True)), label=self.stage
         )
-        values, iterations = np.zeros((n, n)), np.zeros((n, n), dtype=np.int64)
-        converged = np.ones((n, n), dtype=np.uint8)
-        for (i, j), pair in zip(pairs, solved, strict=True):
-            values[i, j] = values[j, i] = pair.value
-            iterations[i, j] = iterations[j, i] = pair.iterations
-            converged[i, j] = converged[j, i] = pair.converged
-        save_file(
-            {"values": values, "iterations": iterations, "converged": converged},
-            folder / "distances.safetensors",
-        )
+        save_file(_arrays(len(prepared), pairs, sum(solved, [])), folder / "distances.safetensors")
 
 
-def load_distances(names: Sequence[str], made: Artefact, distance: Distance[object]) -> Distances:
+def _arrays(
+    n: int, pairs: Sequence[tuple[int, int]], solved: Sequence[tuple[Pair, float]]
+) -> dict[str, np.ndarray]:
+    """One [n, n] array per field of `Pair`, and `seconds`."""
+    nothing = Pair(0.0, bound=0.0, starts=0)
+    arrays = {
+        field.name: np.full((n, n), getattr(nothing, field.name)) for field in fields(Pair)
+    } | {"seconds": np.zeros((n, n))}
+    for (i, j), (pair, seconds) in zip(pairs, solved, strict=True):
+        for name, array in arrays.items():
+            array[i, j] = array[j, i] = seconds if name == "seconds" else getattr(pair, name)
+    return arrays
+
+
+def load_distances(
+    names: Sequence[str], made: Artefact, distance: Distance[object, object]
+) -> Distances:
     """The matrix that `Pairwise` wrote for the items of these names."""
     from safetensors.numpy import load_file
 
     tensors = load_file(made.file("distances.safetensors"))
-    return Distances(
-        tuple(names),
-        tensors["values"],
-        tensors["converged"].astype(bool),
-        tensors["iterations"],
-        distance.title,
-    )
+    values = tensors.pop("value")
+    return Distances(tuple(names), values, distance.title, tensors)
 
 
 class _Solve:
-    """One pair, as a picklable function."""
+    """One block of pairs, as a picklable function."""
 
-    def __init__(self, distance: Distance[object]) -> None:
+    def __init__(self, distance: Distance[object, object]) -> None:
         self.distance = distance
 
-    def __call__(self, pair: tuple[object, object]) -> Pair:
-        return self.distance(*pair)
+    def __call__(
+        self, task: tuple[Sequence[tuple[int, int]], dict[int, object]]
+    ) -> list[tuple[Pair, float]]:
+        block, prepared = task
+        pairs = [(prepared[i], prepared[j]) for i, j in block]
+        if isinstance(self.distance, SolvesTogether):
+            started = time.perf_counter()
+            solved = self.distance.solve(pairs)
+            each = (time.perf_counter() - started) / len(pairs)
+            return [(pair, each) for pair in solved]
+        return [self._timed(a, b) for a, b in pairs]
+
+    def _timed(self, a: object, b: object) -> tuple[Pair, float]:
+        started = time.perf_counter()
+        pair = self.distance(a, b)
+        return pair, time.perf_counter() - started
