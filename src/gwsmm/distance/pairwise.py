@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import ClassVar, Protocol, TypeVar, runtime_checkable
 
@@ -76,7 +76,8 @@ class Pairwise:
         solved = execute.map(
             _Solve(self.distance), list(zip(blocks, tasks, strict=True)), label=self.stage
         )
-        save_file(_arrays(len(prepared), pairs, sum(solved, [])), folder / "distances.safetensors")
+        found = list(chain.from_iterable(solved))
+        save_file(_arrays(len(prepared), pairs, found), folder / "distances.safetensors")
 
 
 def _arrays(
