@@ -37,7 +37,9 @@ def distances(values, names=NAMES):
     values = np.asarray(values, dtype=float)
     n = len(values)
     solved = np.ones((n, n), dtype=bool)
-    return Distances(tuple(names[:n]), values, "GW loss", {"converged": solved})
+    return Distances(
+        tuple(names[:n]), values, "GW loss", {"converged": solved, "estimated": ~solved}
+    )
 
 
 def drawn(seed, n=9, names=NAMES):

@@ -10,10 +10,11 @@ from hypothesis.extra.numpy import arrays
 from sklearn.metrics import accuracy_score, f1_score
 from transformers import BertConfig
 
-from gwsmm.artefact import MANIFEST, Artefact, Scorer
+from gwsmm.artefact import MANIFEST, Artefact, Coded, Scorer
 from gwsmm.encoder import Encoder
 from gwsmm.evaluate import Predictions
 from gwsmm.metrics import METRICS, Scores, overall, score
+from gwsmm.private.norms_and_biases import NormsAndBiases
 from gwsmm.results import Outcome, results
 from gwsmm.types import Distances, Item, Label, Responses, partition
 
@@ -239,8 +240,8 @@ def test_the_storage_of_the_published_plans(plan, private, bert_base, tmp_path):
     outcomes.sort(key=lambda each: each.item.name)
     names = [each.item.name for each in outcomes]
     found = results(outcomes, partition(groups.split(), names, plan), zeros(names), {})["storage"]
-    assert found["encoders_before"] == 9
-    assert found["encoders_after"] == encoders
+    assert found["encoders_before"] == found["passes_before"] == 9
+    assert found["encoders_after"] == found["passes_after"] == encoders
     assert found["bytes_before"] / 1e6 == pytest.approx(3941.5, abs=0.05)
     saved = (9 - encoders) * (trunk if private else trunk + pooler)
     assert found["bytes_before"] - found["bytes_after"] == saved
@@ -249,10 +250,61 @@ def test_the_storage_of_the_published_plans(plan, private, bert_base, tmp_path):
         assert found["factor"] == pytest.approx(factor, abs=0.005)
 
 
+CODEC = NormsAndBiases(pooler="own")  # how it decodes takes no bytes
+POOLERS = pytest.mark.parametrize("pooler", ["own", "shared"])
+
+
+def storage_of(afters, tmp_path):
+    """The storage of items that are scored as `afters` says of the item's own model."""
+    sizes = {"trunk": 1000, "pooler": 100, "head": 10}
+    outcomes = []
+    for name, after in afters.items():
+        own = artefact(tmp_path, name, sizes)
+        outcomes.append(outcome(name, 1, 2, Scorer(*[own] * 3), after(name, own)))
+    names = list(afters)
+    found = results(outcomes, partition([names], names, "one group"), zeros(names), {})["storage"]
+    assert found["bytes_before"] == len(names) * 1110
+    return found
+
+
+@POOLERS
+def test_private_parts_are_counted_beside_the_one_trunk_that_they_stand_on(pooler, tmp_path):
+    shared = artefact(tmp_path, "pretrained", {"trunk": 1000, "pooler": 100})
+
+    def after(name, own):
+        part = artefact(tmp_path, f"{name}part", {"private": 7})
+        trunk = Coded(part, (shared,), CODEC)
+        head = artefact(tmp_path, f"{name}head", {"head": 10})
+        return Scorer(trunk, trunk if pooler == "shared" else own, head)
+
+    found = storage_of(dict.fromkeys("abc", after), tmp_path)
+    poolers = 100 if pooler == "shared" else 300
+    assert found["bytes_after"] == 1000 + poolers + 3 * (7 + 10)  # a part is one file for both
+    assert (found["encoders_after"], found["passes_after"]) == (1, 3)
+    assert found["factor"] == 3330 / found["bytes_after"]
+
+
+def test_a_part_that_stands_on_two_encoders_needs_both_and_an_own_one_is_counted_as_before(
+    tmp_path,
+):
+    bases = tuple(artefact(tmp_path, each, {"trunk": 1000}) for each in ("pretrained", "merged"))
+
+    def after(name, own):
+        trunk = Coded(artefact(tmp_path, f"{name}part", {"private": 7}), bases, CODEC)
+        return Scorer(trunk, own, own)
+
+    alone = lambda name, own: Scorer(*[own] * 3)  # noqa: E731
+    found = storage_of({"a": after, "b": after, "c": alone}, tmp_path)
+    assert found["bytes_after"] == 2000 + 2 * (7 + 100 + 10) + 1110
+    assert (found["encoders_after"], found["passes_after"]) == (3, 3)
+
+
 def zeros(names):
     n = len(names)
     solved = np.ones((n, n), dtype=bool)
-    return Distances(tuple(names), np.zeros((n, n)), "GW loss", {"converged": solved})
+    return Distances(
+        tuple(names), np.zeros((n, n)), "GW loss", {"converged": solved, "estimated": ~solved}
+    )
 
 
 def outcome(task, n, width, before, after):

@@ -241,6 +241,8 @@ def test_bytes_are_those_of_the_files(world, first, sizes):
     assert results["storage"] == {
         "encoders_before": len(NAMES),
         "encoders_after": 2,
+        "passes_before": len(NAMES),
+        "passes_after": 2,
         "bytes_before": sum(models),
         "bytes_after": after,
         "factor": sum(models) / after,

@@ -2,13 +2,13 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from gwsmm.types import InputError, Item
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MANIFEST = "manifest.json"
+PRIVATE = "private.safetensors"
 
 
 @dataclass(frozen=True)
@@ -106,12 +107,63 @@ class Member:
         return load_state(self.made, part)
 
 
-def load_state(made: Artefact, part: str) -> State:
+class Codec(Protocol):
+    """What makes an item's tensors of shared ones and of its private part."""
+
+    def decode(self, code: State, bases: Sequence[State]) -> State:
+        """The item's tensors of one part of the model.
+
+        Args:
+            code: the item's private tensors of this part.
+            bases: the shared tensors of this part.
+        """
+
+
+@dataclass(frozen=True)
+class Coded:
+    """An item's own trunk, and pooler, as they are kept: shared ones and a private part.
+
+    Attributes:
+        private: holds `private.safetensors`.
+        bases: the shared encoders that it stands on.
+        codec: puts them together.
+    """
+
+    private: Artefact
+    bases: tuple[Artefact, ...]
+    codec: Codec
+
+    @property
+    def digest(self) -> str:
+        """The identity of the private part, which is made of that of the bases and the codec."""
+        return self.private.digest
+
+    def state(self, part: str) -> State:
+        """The item's tensors of `trunk` or `pooler`."""
+        from safetensors.torch import load_file
+
+        code = part_of(load_file(self.private.file(PRIVATE)), part)
+        return self.codec.decode(code, [load_state(base, part) for base in self.bases])
+
+
+Kept = Artefact | Coded
+"""Where the tensors of a part are: in a file of their own, or coded over shared ones."""
+
+
+def load_state(made: Kept, part: str) -> State:
     """The tensors of one part of a model: `trunk`, `pooler` or `head`; empty if it has none."""
     from safetensors.torch import load_file
 
+    if isinstance(made, Coded):
+        return made.state(part)
     name = f"{part}.safetensors"
     return load_file(made.file(name)) if made.has(name) else {}
+
+
+def part_of(state: State, part: str) -> State:
+    """The tensors of one part, of a state of several, under the names that they have in it."""
+    prefix = f"{part}."
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 @dataclass(frozen=True)
@@ -121,15 +173,19 @@ class Scorer:
     A merged trunk is shared by its group; the pooler is shared or the item's own.
     """
 
-    trunk: Artefact
-    pooler: Artefact
+    trunk: Kept
+    pooler: Kept
     head: Artefact
 
-    def parts(self) -> dict[str, Path]:
-        """The files that this item needs, by part."""
+    def files(self) -> set[Path]:
+        """The files that this item needs."""
         where = {"trunk": self.trunk, "pooler": self.pooler, "head": self.head}
-        return {
-            part: made.path / f"{part}.safetensors"
-            for part, made in where.items()
-            if made.has(f"{part}.safetensors")
-        }
+        return {path for part, made in where.items() for path in _files(made, part)}
+
+
+def _files(made: Kept, part: str) -> set[Path]:
+    if isinstance(made, Coded):
+        shared = {path for base in made.bases for path in _files(base, part)}
+        return {made.private.path / PRIVATE, *shared}
+    name = f"{part}.safetensors"
+    return {made.path / name} if made.has(name) else set()

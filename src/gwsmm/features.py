@@ -1,4 +1,4 @@
-"""Member × responses → Cloud: one vector per response, from the item's own encoder."""
+"""Encoder × responses → Cloud: one vector per response, as a rule from the item's own encoder."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from gwsmm.artefact import Member
 from gwsmm.encoder import Encoder
 from gwsmm.progress import write_fraction
 from gwsmm.recipe import Trainer
-from gwsmm.types import STRICT, InputError, SplitName
+from gwsmm.types import STRICT, InputError, Responses, SplitName
 
 Vector = Literal["cls", "mean", "pooler"]
 
@@ -59,23 +59,35 @@ def check_layer(features: Features, encoder: Encoder) -> None:
 
 @plain_dataclass(frozen=True)
 class Reading:
-    """Responses that a member's encoder reads: its own item's, or those common to all items."""
+    """Responses that an encoder reads: an item's own, or those common to all items.
 
-    member: Member
+    Attributes:
+        member: whose encoder reads them; None: the pretrained encoder, the same for all items.
+    """
+
+    member: Member | None
     texts: tuple[str, ...]
 
     @cached_property
     def digest(self) -> str:
         """The identity of the encoder and of the texts."""
-        return sha256("\0".join((self.member.digest, *self.texts)).encode()).hexdigest()
+        reader = "pretrained" if self.member is None else self.member.digest
+        return sha256("\0".join((reader, *self.texts)).encode()).hexdigest()
+
+
+def own_responses(features: Features, member: Member) -> Responses:
+    """The chosen responses to the member's own item."""
+    return _draw(member.item.split(features.split), features.size, features)
 
 
 def own_readings(features: Features, members: Sequence[Member]) -> list[Reading]:
     """For each member the chosen responses to its own item."""
-    return [
-        Reading(member, _draw(member.item.split(features.split).texts, features.size, features))
-        for member in members
-    ]
+    return [Reading(member, own_responses(features, member).texts) for member in members]
+
+
+def pretrained_readings(features: Features, members: Sequence[Member]) -> list[Reading]:
+    """The responses of `own_readings`, row by row, for the pretrained encoder."""
+    return [Reading(None, own_responses(features, member).texts) for member in members]
 
 
 def common_readings(features: Features, members: Sequence[Member]) -> list[Reading]:
@@ -84,7 +96,7 @@ def common_readings(features: Features, members: Sequence[Member]) -> list[Readi
     drawn = tuple(
         text
         for member in members
-        for text in _draw(member.item.split(features.split).texts, each, features)
+        for text in _draw(member.item.split(features.split), each, features).texts
     )
     return [Reading(member, drawn) for member in members]
 
@@ -107,15 +119,16 @@ class Extraction:
     trainer: Trainer
 
     def __call__(self, subject: Reading, folder: Path) -> None:
-        """Run the member's encoder over the responses, in evaluation mode and fp32."""
+        """Run the encoder over the responses, in evaluation mode and fp32."""
         import torch
         from safetensors.torch import save_file
 
         from gwsmm.network import infer, pool
 
-        network = self.encoder.network(len(subject.member.item.labels))
-        for part in ("trunk", "pooler"):
-            network.load_part(part, subject.member.state(part))
+        network = self.encoder.network(labels=1)  # the head does not matter
+        if subject.member is not None:
+            for part in ("trunk", "pooler"):
+                network.load_part(part, subject.member.state(part))
         network.to(self.trainer.device).eval()
 
         def vectors(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -131,8 +144,8 @@ class Extraction:
         save_file({"points": points, "weights": weights}, folder / "cloud.safetensors")
 
 
-def _draw(texts: Sequence[str], size: int | None, features: Features) -> tuple[str, ...]:
-    if size is None or size >= len(texts):
-        return tuple(texts)
-    drawn = np.random.default_rng(features.seed).choice(len(texts), size, replace=False)
-    return tuple(texts[i] for i in sorted(drawn))
+def _draw(responses: Responses, size: int | None, features: Features) -> Responses:
+    if size is None or size >= len(responses):
+        return responses
+    drawn = np.random.default_rng(features.seed).choice(len(responses), size, replace=False)
+    return responses.rows(sorted(drawn))

@@ -8,18 +8,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from gwsmm.artefact import Member, Scorer
+import numpy as np
+from numpy.typing import NDArray
+
+from gwsmm.artefact import Artefact, Coded, Kept, Member, Scorer
 from gwsmm.distance.pairwise import Distance, Pairwise, load_distances
-from gwsmm.distance.subjects import CloudOf, LabelsOf, Subject, WeightsOf
+from gwsmm.distance.stability import Halving, Stability, load_stability
+from gwsmm.distance.subjects import (
+    CloudOf,
+    CloudWithEmbeddingOf,
+    CloudWithLabelsOf,
+    LabelsOf,
+    Subject,
+    WeightsOf,
+)
 from gwsmm.encoder import Encoder
 from gwsmm.evaluate import Evaluation, Tested
 from gwsmm.execute import Execute
-from gwsmm.features import Extraction, Features, check_layer, common_readings, own_readings
+from gwsmm.features import (
+    Extraction,
+    Features,
+    Reading,
+    check_layer,
+    common_readings,
+    own_readings,
+    own_responses,
+    pretrained_readings,
+)
 from gwsmm.finetune import Finetuning
 from gwsmm.heads.fitting import HeadFitting, Heads, Moved
 from gwsmm.items.split import Split
 from gwsmm.merge.merging import Merge, Merging, check_base, group_for
-from gwsmm.private.private import Private
+from gwsmm.private.coding import Coding, Owner, Pretrained
+from gwsmm.private.nothing import Nothing
+from gwsmm.private.pooler import Pooler
+from gwsmm.private.private import Base, Private, PrivateTrunk
 from gwsmm.recipe import Recipe, Trainer, check_frozen
 from gwsmm.results import Run, outcome, results
 from gwsmm.store import Store
@@ -53,6 +76,7 @@ class Experiment:
     finetune: Recipe
     features: Features
     distance: Distance[object, object]
+    stability: Stability
     grouping: Grouping
     merge: Merge
     private: Private
@@ -77,23 +101,19 @@ def run(x: Experiment, items: Sequence[Item]) -> Run:
         items: that `prepare` found usable.
     """
     store, execute = Store(Path(x.store)), x.execute
-    names, unseen = [item.name for item in items], [item.without_test() for item in items]
-
-    recipe = x.finetune.on_this_machine()
-    finetune = Finetuning(encoder=x.encoder, recipe=recipe, trainer=x.trainer, seed=x.seed)
-    made = store.each(finetune, unseen, execute)
-    members = [Member(item, each) for item, each in zip(unseen, made, strict=True)]
-
-    matrix = store.once(Pairwise(distance=x.distance), _compared(x, store, members), execute)
-    distances = load_distances(names, matrix, x.distance)
+    names = [item.name for item in items]
+    members = trained(x, items)
+    subjects = compared(x, members)
+    matrix = store.once(Pairwise(distance=x.distance), subjects, execute)
+    distances = load_distances(names, matrix, x.distance, _stability(x, subjects))
     plan = x.grouping(distances)
 
     before = {member.item.name: Scorer(*[member.made] * 3) for member in members}
     after = before | _merge(x, store, members, plan)
 
     evaluate = Evaluation(encoder=x.encoder, trainer=x.trainer)
-    subjects = [Tested(item, by[item.name]) for by in (before, after) for item in items]
-    scored = store.each(evaluate, subjects, execute)
+    tested = [Tested(item, by[item.name]) for by in (before, after) for item in items]
+    scored = store.each(evaluate, tested, execute)
     outcomes = [
         outcome(item, individual, merged, (before[item.name], after[item.name]))
         for item, individual, merged in zip(
@@ -126,39 +146,112 @@ def prepare(x: Experiment) -> tuple[Item, ...]:
     return items
 
 
-def _compared(x: Experiment, store: Store, members: list[Member]) -> list[Subject]:
+def trained(x: Experiment, items: Sequence[Item]) -> list[Member]:
+    """The items with their fine-tuned models, which have not seen a test response."""
+    recipe, unseen = x.finetune.on_this_machine(), [item.without_test() for item in items]
+    finetune = Finetuning(encoder=x.encoder, recipe=recipe, trainer=x.trainer, seed=x.seed)
+    made = Store(Path(x.store)).each(finetune, unseen, x.execute)
+    return [Member(item, each) for item, each in zip(unseen, made, strict=True)]
+
+
+def compared(x: Experiment, members: Sequence[Member]) -> list[Subject]:
     """What the distance is given for each item."""
-    if x.distance.compares == "weights":
+    store, compares = Store(Path(x.store)), x.distance.compares
+    if compares == "weights":
         return [WeightsOf(member, x.encoder) for member in members]
-    if x.distance.compares == "labels":
+    if compares == "labels":
         return [LabelsOf(member.item) for member in members]
-    readings = {"clouds": own_readings, "common": common_readings}[x.distance.compares]
     extract = Extraction(
         encoder=x.encoder, vector=x.features.vector, layer=x.features.layer, trainer=x.trainer
     )
-    clouds = store.each(extract, readings(x.features, members), x.execute)
-    return [CloudOf(member.item.name, c) for member, c in zip(members, clouds, strict=True)]
+
+    def clouds(readings: Sequence[Reading]) -> list[CloudOf]:
+        made = store.each(extract, readings, x.execute)
+        return [CloudOf(member.item.name, c) for member, c in zip(members, made, strict=True)]
+
+    if compares == "common":
+        return [*clouds(common_readings(x.features, members))]
+    own = clouds(own_readings(x.features, members))
+    if compares == "clouds":
+        return [*own]
+    if compares == "clouds_with_embedding":
+        shared = clouds(pretrained_readings(x.features, members))
+        return [CloudWithEmbeddingOf(*pair) for pair in zip(own, shared, strict=True)]
+    every = dict.fromkeys(label.name for member in members for label in member.item.labels)
+    names = {"clouds_with_label_statistics": None, "clouds_with_label_names": tuple(every)}
+    return [
+        CloudWithLabelsOf(
+            cloud, own_responses(x.features, member), member.item.labels, names[compares]
+        )
+        for cloud, member in zip(own, members, strict=True)
+    ]
+
+
+def _stability(x: Experiment, subjects: Sequence[Subject]) -> NDArray[np.float64] | None:
+    """How alike the distances of disjoint samples are, where responses are what is compared."""
+    clouds = [each for each in subjects if isinstance(each, CloudOf)]
+    if not clouds or not x.stability.repeats or len(clouds) < 3:  # two items have one distance
+        return None
+    alike = x.distance.compares == "common"
+    stage = Halving(distance=x.distance, stability=x.stability, alike=alike)
+    return load_stability(Store(Path(x.store)).once(stage, clouds, x.execute))
 
 
 def _merge(x: Experiment, store: Store, members: list[Member], plan: Plan) -> dict[str, Scorer]:
-    """What scores each item that shares its encoder after the merge."""
-    groups = [
-        [member for member in members if member.item.name in group]
-        for group in plan.groups
-        if len(group) > 1
-    ]
-    merge = Merging(encoder=x.encoder, merge=x.merge, private=x.private)
-    subjects = [group_for(x.merge, group, members) for group in groups]
-    trunks = store.each(merge, subjects, x.execute)
-    shared = "pooler" in x.private.shared_parts
-    moved = [
-        Moved(member, trunk, trunk if shared else member.made)
-        for group, trunk in zip(groups, trunks, strict=True)
-        for member in group
-    ]
+    """What scores each item after the merge, unless it keeps its own encoder."""
+    moved = _moved(x, store, members, plan)
     fit = HeadFitting(encoder=x.encoder, heads=x.heads, trainer=x.trainer, seed=x.seed)
     heads = store.each(fit, moved, x.execute)
     return {
         each.member.item.name: Scorer(each.trunk, each.pooler, head)
         for each, head in zip(moved, heads, strict=True)
     }
+
+
+def _moved(x: Experiment, store: Store, members: list[Member], plan: Plan) -> list[Moved]:
+    """The items on their new encoders."""
+    shares_pooler = "pooler" in x.private.shared_parts
+
+    def moved(member: Member, trunk: Kept) -> Moved:
+        return Moved(member, trunk, trunk if shares_pooler else member.made)
+
+    if not isinstance(x.private, PrivateTrunk):
+        return [moved(*each) for each in _merged(x, store, members, plan)]
+    owners = _owners(x.private.bases, x, store, members, plan)
+    coding = Coding(encoder=x.encoder, private=x.private, trainer=x.trainer)
+    codes = store.each(coding, owners, x.execute)
+    return [
+        moved(owner.member, Coded(code, owner.bases, x.private))
+        for owner, code in zip(owners, codes, strict=True)
+    ]
+
+
+def _owners(
+    bases: tuple[Base, ...], x: Experiment, store: Store, members: list[Member], plan: Plan
+) -> list[Owner]:
+    """The items that keep a part of an encoder: those of a group, or all if none is merged."""
+    pretrained: list[Artefact] = []
+    if "pretrained" in bases:
+        pretrained = store.each(Pretrained(encoder=x.encoder), [None], x.execute)
+    if "merged" not in bases:
+        return [Owner(member, tuple(pretrained)) for member in members]
+    return [
+        Owner(member, (*pretrained, merged)) for member, merged in _merged(x, store, members, plan)
+    ]
+
+
+def _merged(
+    x: Experiment, store: Store, members: list[Member], plan: Plan
+) -> list[tuple[Member, Artefact]]:
+    """Every item that shares its encoder, with what its group was merged to."""
+    groups = [
+        [member for member in members if member.item.name in group]
+        for group in plan.groups
+        if len(group) > 1
+    ]
+    # How an item's own part is coded changes no merge, so the merge is not asked for it.
+    private = Nothing() if "pooler" in x.private.shared_parts else Pooler()
+    merge = Merging(encoder=x.encoder, merge=x.merge, private=private)
+    subjects = [group_for(x.merge, group, members) for group in groups]
+    made = store.each(merge, subjects, x.execute)
+    return [(member, trunk) for group, trunk in zip(groups, made, strict=True) for member in group]

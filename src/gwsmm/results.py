@@ -6,8 +6,9 @@ when, where or how fast a run was, so that the same experiment gives the same by
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from gwsmm.artefact import Artefact, Member, Scorer
 from gwsmm.evaluate import Predictions, load_predictions, load_scores, majority
@@ -17,6 +18,7 @@ from gwsmm.types import Distances, Item, Plan
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
 
 SCHEMA = 1
 MODELS = ("majority", "individual", "merged")
@@ -103,14 +105,25 @@ def results(
         "plan": plan_content(plan),
         "overall": _overall(list(scores.values())),
         "merged_only": _overall(merged) if merged else None,
-        "storage": _storage(outcomes, plan),
+        "storage": _storage(outcomes),
         "distances": {
             "quantity": distances.quantity,
             "pairs": n * (n - 1) // 2,
             "not_converged": open_pairs,
+            "estimated": int(distances.details["estimated"].sum()) // 2,
+            "triangle_violations": distances.violations(),
+            "half_sample_spearman": _interval(distances.stability),
         },
         "items": [_item(outcome, plan, scores[outcome.item.name]) for outcome in outcomes],
     }
+
+
+def _interval(ranks: "NDArray[np.float64] | None") -> dict[str, float] | None:
+    """The mean and the range that holds nine tenths of the repetitions."""
+    if ranks is None:
+        return None
+    low, high = np.quantile(ranks, [0.05, 0.95])
+    return {"mean": float(ranks.mean()), "low": float(low), "high": float(high)}
 
 
 def plan_content(plan: Plan) -> dict[str, object]:
@@ -168,19 +181,35 @@ def _item(outcome: Outcome, plan: Plan, scores: Mapping[str, Scores]) -> dict[st
     }
 
 
-def _storage(outcomes: Sequence[Outcome], plan: Plan) -> dict[str, object]:
-    before = _bytes([outcome.before for outcome in outcomes])
-    after = _bytes([outcome.after for outcome in outcomes])
+def _storage(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    before = _cost([outcome.before for outcome in outcomes])
+    after = _cost([outcome.after for outcome in outcomes])
     return {
-        "encoders_before": len(outcomes),
-        "encoders_after": len(plan.groups),
-        "bytes_before": before,
-        "bytes_after": after,
-        "factor": before / after,
+        **{f"{name}_before": value for name, value in before.items()},
+        **{f"{name}_after": value for name, value in after.items()},
+        "factor": before["bytes"] / after["bytes"],
     }
 
 
-def _bytes(scorers: Sequence[Scorer]) -> int:
-    """What the files take that these scorers need, each file counted once."""
-    files: set[Path] = {path for scorer in scorers for path in scorer.parts().values()}
-    return sum(path.stat().st_size for path in files)
+def _cost(scorers: Sequence[Scorer]) -> dict[str, int]:
+    """What these scorers need to be kept and to be run, each file counted once."""
+    files = {path for scorer in scorers for path in scorer.files()}
+    return {
+        "encoders": sum(path.name == "trunk.safetensors" for path in files),
+        "passes": len({scorer.trunk.digest for scorer in scorers}),
+        "bytes": sum(path.stat().st_size for path in files),
+    }
+
+
+def pairs_frame(distances: Distances) -> "pd.DataFrame":
+    """One row per unordered pair of items: its value and how the solver got there."""
+    import pandas as pd
+
+    rows, columns = np.triu_indices(len(distances.names), 1)
+    frame = {
+        "item": [distances.names[i] for i in rows],
+        "other": [distances.names[j] for j in columns],
+        "value": distances.values[rows, columns],
+        "gap": distances.gap[rows, columns],
+    }
+    return pd.DataFrame(frame | {k: v[rows, columns] for k, v in distances.details.items()})

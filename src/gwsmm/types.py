@@ -108,6 +108,11 @@ class Cloud:
     points: NDArray[np.float64]
     weights: NDArray[np.float64]
 
+    def rows(self, index: NDArray[np.int64]) -> "Cloud":
+        """The cloud of these points, their weights scaled to sum to one."""
+        weights = self.weights[index]
+        return Cloud(self.name, self.points[index], weights / weights.sum())
+
 
 @dataclass(frozen=True)
 class TaskVector:
@@ -151,12 +156,14 @@ class Distances:
         values: [N, N], zero on the diagonal; `quantity` says which quantity it is.
         quantity: for instance `GW loss` or `GW root`.
         details: [N, N] for every other field of `Pair`, by its name, and for `seconds`.
+        stability: rank correlations between matrices of disjoint half-samples; None: not measured.
     """
 
     names: tuple[str, ...]
     values: NDArray[np.float64]
     quantity: str
     details: Mapping[str, NDArray[Any]]
+    stability: NDArray[np.float64] | None = None
 
     @property
     def converged(self) -> NDArray[np.bool_]:
@@ -169,6 +176,13 @@ class Distances:
         with np.errstate(invalid="ignore", divide="ignore"):
             gap: NDArray[np.float64] = (self.values - self.details["bound"]) / self.values
         return gap
+
+    def violations(self) -> int:
+        """How many triples of items break the triangle inequality; of a loss, its root is meant."""
+        v = np.sqrt(self.values) if self.quantity.endswith("loss") else self.values
+        through = v[:, :, None] + v[None]  # [i, j, k]: i to j to k
+        longer = v[:, None] > through * (1 + 1e-9) + 1e-12
+        return int(longer.sum()) // 2
 
     def similarity(self) -> NDArray[np.float64]:
         """[N, N]: 1 - d / d_max, as in the paper; all ones if every distance is zero."""

@@ -1,13 +1,14 @@
 """The matrix of distances between all items."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import chain, combinations
 from pathlib import Path
-from typing import ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gwsmm.artefact import Artefact
 from gwsmm.distance.subjects import Subject
@@ -28,7 +29,11 @@ class Distance(Protocol[Loaded_contra, Prepared]):
 
         `clouds`: a `Cloud` of each item's own responses under its own encoder; `common`: a `Cloud`
         of the same responses, row by row, under each item's encoder; `weights`: a `TaskVector`;
-        `labels`: an `Item` without its test split.
+        `labels`: an `Item` without its test split; a `CloudWithFeatures`, the cloud of `clouds`
+        with features of the same responses in a space common to all items:
+        `clouds_with_embedding`: their vectors under the pretrained encoder;
+        `clouds_with_label_statistics`: how many of the item's labels they show;
+        `clouds_with_label_names`: which labels they show, by name.
         """
 
     @property
@@ -54,9 +59,27 @@ class SolvesTogether(Protocol):
         """The distance of each pair, the same as one by one."""
 
 
+class Choice(Protocol):
+    """Which pairs are solved, round by round."""
+
+    def next(self, solved: Mapping[tuple[int, int], Pair]) -> list[tuple[int, int]]:
+        """The pairs to solve now; none at the end."""
+
+    def rest(self, solved: Mapping[tuple[int, int], Pair]) -> dict[tuple[int, int], Pair]:
+        """What to say of the pairs that were not solved."""
+
+
+@runtime_checkable
+class Screens(Protocol):
+    """A distance that does not solve every pair."""
+
+    def screen(self, prepared: Sequence[object]) -> Choice:
+        """The choice among all pairs of these items."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pairwise:
-    """The stage: all items → `distances.safetensors`, every unordered pair solved once."""
+    """The stage: all items → `distances.safetensors`, every unordered pair at most once."""
 
     stage: ClassVar[str] = "distances"
     version: ClassVar[int] = 2
@@ -67,42 +90,66 @@ class Pairwise:
         """Prepare each item once and solve the pairs side by side."""
         from safetensors.numpy import save_file
 
-        prepared = [self.distance.prepare(each.load()) for each in subject]
-        pairs = list(combinations(range(len(prepared)), 2))
+        prepared = execute.map(_Prepare(self.distance), list(subject), label="spaces")
+        solved = dict[tuple[int, int], tuple[Pair, float]]()
+        if isinstance(self.distance, Screens):
+            screen = self.distance.screen(prepared)
+            while pairs := screen.next({pair: found for pair, (found, _) in solved.items()}):
+                solved |= self._solve(prepared, pairs, execute)
+            rest = screen.rest({pair: found for pair, (found, _) in solved.items()})
+            solved |= {pair: (found, 0.0) for pair, found in rest.items()}
+        else:
+            solved |= self._solve(prepared, list(combinations(range(len(prepared)), 2)), execute)
+        save_file(_arrays(len(prepared), solved), folder / "distances.safetensors")
+
+    def _solve(
+        self, prepared: Sequence[object], pairs: Sequence[tuple[int, int]], execute: Execute
+    ) -> dict[tuple[int, int], tuple[Pair, float]]:
+        """Each pair with its seconds."""
         size = self.distance.together if isinstance(self.distance, SolvesTogether) else 1
         size = max(size, len(pairs) // _BLOCKS)
         blocks = [pairs[at : at + size] for at in range(0, len(pairs), size)]
-        tasks = [{i: prepared[i] for pair in block for i in pair} for block in blocks]
-        solved = execute.map(
-            _Solve(self.distance), list(zip(blocks, tasks, strict=True)), label=self.stage
-        )
-        found = list(chain.from_iterable(solved))
-        save_file(_arrays(len(prepared), pairs, found), folder / "distances.safetensors")
+        tasks = [(block, {i: prepared[i] for pair in block for i in pair}) for block in blocks]
+        solved = execute.map(_Solve(self.distance), tasks, label=self.stage)
+        return dict(zip(pairs, chain.from_iterable(solved), strict=True))
 
 
 def _arrays(
-    n: int, pairs: Sequence[tuple[int, int]], solved: Sequence[tuple[Pair, float]]
-) -> dict[str, np.ndarray]:
+    n: int, solved: Mapping[tuple[int, int], tuple[Pair, float]]
+) -> dict[str, NDArray[Any]]:
     """One [n, n] array per field of `Pair`, and `seconds`."""
     nothing = Pair(0.0, bound=0.0, starts=0)
     arrays = {
         field.name: np.full((n, n), getattr(nothing, field.name)) for field in fields(Pair)
     } | {"seconds": np.zeros((n, n))}
-    for (i, j), (pair, seconds) in zip(pairs, solved, strict=True):
+    for (i, j), (pair, seconds) in solved.items():
         for name, array in arrays.items():
             array[i, j] = array[j, i] = seconds if name == "seconds" else getattr(pair, name)
     return arrays
 
 
 def load_distances(
-    names: Sequence[str], made: Artefact, distance: Distance[object, object]
+    names: Sequence[str],
+    made: Artefact,
+    distance: Distance[object, object],
+    stability: NDArray[np.float64] | None = None,
 ) -> Distances:
     """The matrix that `Pairwise` wrote for the items of these names."""
     from safetensors.numpy import load_file
 
     tensors = load_file(made.file("distances.safetensors"))
     values = tensors.pop("value")
-    return Distances(tuple(names), values, distance.title, tensors)
+    return Distances(tuple(names), values, distance.title, tensors, stability)
+
+
+class _Prepare:
+    """One item, as a picklable function."""
+
+    def __init__(self, distance: Distance[object, object]) -> None:
+        self.distance = distance
+
+    def __call__(self, subject: Subject) -> object:
+        return self.distance.prepare(subject.load())
 
 
 class _Solve:

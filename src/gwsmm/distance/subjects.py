@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gwsmm.artefact import Artefact, Member
 from gwsmm.encoder import Encoder
-from gwsmm.types import Cloud, Item, TaskVector
+from gwsmm.types import Cloud, Item, Label, Responses, TaskVector
 
 
 class Subject(Protocol):
@@ -18,7 +19,7 @@ class Subject(Protocol):
         """The identity of what is loaded."""
 
     def load(self) -> object:
-        """The `Cloud`, `TaskVector` or `Item`."""
+        """The `Cloud`, `CloudWithFeatures`, `TaskVector` or `Item`."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,64 @@ class CloudOf:
 
         tensors = load_file(self.made.file("cloud.safetensors"))
         return Cloud(self.name, tensors["points"], tensors["weights"])
+
+
+@dataclass(frozen=True, eq=False)
+class CloudWithFeatures:
+    """A cloud with features [n, k] of the same responses, in a space common to all items."""
+
+    cloud: Cloud
+    features: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CloudWithEmbeddingOf:
+    """A cloud with the vectors of its responses under the pretrained encoder."""
+
+    own: CloudOf
+    pretrained: CloudOf
+
+    @property
+    def digest(self) -> str:
+        """The identity of both clouds."""
+        return f"{self.own.digest} {self.pretrained.digest}"
+
+    def load(self) -> CloudWithFeatures:
+        """The cloud, and the pretrained vectors as features."""
+        return CloudWithFeatures(self.own.load(), self.pretrained.load().points)
+
+
+@dataclass(frozen=True)
+class CloudWithLabelsOf:
+    """A cloud with what the ratings of its responses say.
+
+    Attributes:
+        responses: those of the cloud, row by row.
+        labels: of the item, one for each column of the ratings.
+        names: one feature for each name; None: two features, the share of the item's labels that
+            the response shows, and log(1 + their number): long rubrics must not dwarf the share.
+    """
+
+    own: CloudOf
+    responses: Responses
+    labels: tuple[Label, ...]
+    names: tuple[str, ...] | None
+
+    @property
+    def digest(self) -> str:
+        """The identity of the cloud, of the ratings and of the features that are made of them."""
+        labels = [label.name for label in self.labels]
+        return f"{self.own.digest} {self.responses.digest} {labels} {self.names}"
+
+    def load(self) -> CloudWithFeatures:
+        """The cloud, and one row of features per response."""
+        shown = self.responses.labels.astype(np.float64)
+        if self.names is None:
+            features = np.column_stack([shown.mean(axis=1), np.log1p(shown.sum(axis=1))])
+        else:
+            features = np.zeros((len(shown), len(self.names)))
+            features[:, [self.names.index(label.name) for label in self.labels]] = shown
+        return CloudWithFeatures(self.own.load(), features)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from gwsmm.artefact import Artefact, Member, State, load_state
+from gwsmm.artefact import Kept, Member, State, load_state
 from gwsmm.encoder import Encoder
 from gwsmm.progress import write_fraction
 from gwsmm.recipe import Trainer
@@ -44,8 +44,8 @@ class Moved:
     """An item on its new encoder: where trunk and pooler are kept."""
 
     member: Member
-    trunk: Artefact
-    pooler: Artefact
+    trunk: Kept
+    pooler: Kept
 
 
 @dataclass(frozen=True, kw_only=True)

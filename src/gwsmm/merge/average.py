@@ -1,13 +1,15 @@
 """The plain mean of the members."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from gwsmm.artefact import State
-from gwsmm.merge.merging import PRETRAINED, mean_state
+from gwsmm.merge.merging import PRETRAINED, weighted_mean
 from gwsmm.types import STRICT
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -19,6 +21,8 @@ class Average:
 
     base: ClassVar[str] = PRETRAINED
 
-    def __call__(self, base: State, states: Sequence[State], sizes: Sequence[int]) -> State:
+    def __call__(
+        self, name: str, base: "Tensor", members: Sequence["Tensor"], sizes: Sequence[int]
+    ) -> "Tensor":
         """The mean of the members; see `Merge`."""
-        return mean_state(states, [1.0] * len(states))
+        return weighted_mean(members, [1.0] * len(members))

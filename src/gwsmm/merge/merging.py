@@ -1,39 +1,67 @@
 """The stage that merges one group, and what a merge strategy is."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol, runtime_checkable
+
+from pydantic import AfterValidator
 
 from gwsmm.artefact import Member, State
 from gwsmm.encoder import Encoder
+from gwsmm.merge.diagnosis import diagnose
+from gwsmm.merge.stored import Stored
 from gwsmm.private.private import Private
 from gwsmm.progress import write_fraction
 from gwsmm.types import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 PRETRAINED = "pretrained"
 GROUP_MEAN = "group_mean"
 FIRST_ITEM = "first_item"
 
 
+@runtime_checkable
 class Merge(Protocol):
-    """A strategy that makes one state of several.
+    """A strategy that makes one encoder of several, tensor by tensor.
 
-    Every tensor keeps its name, shape and dtype; the states given are not changed.
+    The result has the shape and dtype of what went in, shares no memory with it and depends on
+    nothing but the arguments: a strategy that draws derives its draws from its seed and the name.
     """
 
     @property
     def base(self) -> str:
         """Where task vectors start: `pretrained`, `group_mean`, `first_item` or an item's name."""
 
-    def __call__(self, base: State, states: Sequence[State], sizes: Sequence[int]) -> State:
-        """Merge the shared tensors.
+    def __call__(
+        self, name: str, base: "Tensor", members: Sequence["Tensor"], sizes: Sequence[int]
+    ) -> "Tensor":
+        """Merge the shared tensors of one name.
 
         Args:
-            base: the state that task vectors start from.
-            states: of the members, in the order of the item set.
+            name: of the tensor, beginning with its part: `trunk.…` or `pooler.…`.
+            base: the tensor that task vectors start from.
+            members: the tensor of each member, in the order of the item set.
             sizes: training responses of each member.
         """
+
+
+def _not_first_item(base: str) -> str:
+    if base == FIRST_ITEM:
+        raise ValueError(
+            "the first item is a base for merge=published alone, which anchors every group on it; "
+            f"give {PRETRAINED}, {GROUP_MEAN} or the name of an item that is in every group"
+        )
+    return base
+
+
+Base = Annotated[str, AfterValidator(_not_first_item)]
+"""A base that the user chooses: `pretrained`, `group_mean` or the name of an item."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +78,23 @@ class Group:
 
 
 def group_for(merge: Merge, members: Sequence[Member], everyone: Sequence[Member]) -> Group:
-    """The members of a group with the member that the strategy takes as its base, if any."""
+    """The members of a group with the member that the strategy takes as its base, if any.
+
+    Raises:
+        InputError: the base is an item that is no member of the group.
+    """
     if merge.base in (PRETRAINED, GROUP_MEAN):
         return Group(tuple(members), None)
-    if merge.base == FIRST_ITEM:
+    if merge.base == FIRST_ITEM:  # only the published merge can say so
         return Group(tuple(members), everyone[0])
-    anchor = next(member for member in everyone if member.item.name == merge.base)
-    return Group(tuple(members), anchor)
+    for member in members:
+        if member.item.name == merge.base:
+            return Group(tuple(members), member)
+    raise InputError(
+        f"merge.base={merge.base}: this item is no member of the group "
+        f"{', '.join(member.item.name for member in members)}, whose encoder would be pulled "
+        f"towards it; give merge.base={PRETRAINED}, or merge=published for the authors' merge"
+    )
 
 
 def check_base(merge: Merge, names: Sequence[str]) -> None:
@@ -65,67 +103,88 @@ def check_base(merge: Merge, names: Sequence[str]) -> None:
     Raises:
         InputError: there is no such item.
     """
-    words = (PRETRAINED, GROUP_MEAN, FIRST_ITEM)
-    if merge.base not in (*words, *names):
+    if merge.base not in (PRETRAINED, GROUP_MEAN, FIRST_ITEM, *names):
         raise InputError(
-            f"merge.base={merge.base}: there is no such item; give {', '.join(words)} or one of "
-            + ", ".join(names)
+            f"merge.base={merge.base}: there is no such item; give {PRETRAINED}, {GROUP_MEAN} or "
+            "one of " + ", ".join(names)
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Merging:
-    """The stage: a group → the `trunk`, and the `pooler` where it is not private."""
+    """The stage: a group → the `trunk`, the `pooler` where it is not private, `diagnosis.json`.
+
+    Goes tensor by tensor; of the members, no more than one tensor each is in memory.
+    """
 
     stage: ClassVar[str] = "merge"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     encoder: Encoder
     merge: Merge
     private: Private
 
     def __call__(self, subject: Group, folder: Path) -> None:
-        """Merge what the members share."""
+        """Merge what the members share.
+
+        Raises:
+            InputError: the members' encoders are not alike, or hold what is no number.
+        """
         from safetensors.torch import save_file
 
         write_fraction(folder, 0.0)
         parts = self.private.shared_parts
-        states = [_shared(member, parts) for member in subject.members]
-        base = self._base(subject, states, parts)
-        merged = self.merge(base, states, [len(member.item.train) for member in subject.members])
-        for part in parts:
-            tensors = {
-                name.removeprefix(f"{part}."): tensor.contiguous()
-                for name, tensor in merged.items()
-                if name.startswith(f"{part}.")
-            }
-            if tensors:
-                save_file(tensors, folder / f"{part}.safetensors")
+        members = {each.item.name: Stored(each, parts) for each in subject.members}
+        base = self._base(subject, list(members.values()), parts)
+        diagnosis = diagnose(base, members)
+        (folder / "diagnosis.json").write_text(diagnosis.to_json())
+        for warning in diagnosis.warnings:
+            log.warning("%s", warning)
 
-    def _base(self, group: Group, states: Sequence[State], parts: Sequence[str]) -> State:
+        sizes = [len(each.item.train) for each in subject.members]
+        done = 0
+        for part in parts:
+            merged = {}
+            for name in (each for each in base if each.startswith(f"{part}.")):
+                tensors = [state[name] for state in members.values()]
+                tensor = self.merge(name, base[name], tensors, sizes)
+                merged[name.removeprefix(f"{part}.")] = tensor.contiguous()
+                done += 1
+                write_fraction(folder, done / len(base))
+            if merged:
+                save_file(merged, folder / f"{part}.safetensors")
+
+    def _base(self, group: Group, members: Sequence[State], parts: Sequence[str]) -> State:
         if group.anchor is not None:
-            return _shared(group.anchor, parts)
+            return Stored(group.anchor, parts)
         if self.merge.base == GROUP_MEAN:
-            return mean_state(states, [1.0] * len(states))
+            return _Mean(members)
         pretrained = self.encoder.pretrained()
         return {k: v for k, v in pretrained.items() if k.startswith(tuple(f"{p}." for p in parts))}
 
 
-def mean_state(states: Sequence[State], weights: Sequence[float]) -> State:
-    """The weighted mean of states, accumulated in fp32; the weights need not sum to one."""
+class _Mean(Mapping[str, "Tensor"]):
+    """The mean of states, each tensor computed when it is asked for."""
+
+    def __init__(self, states: Sequence[State]) -> None:
+        self._states = states
+
+    def __getitem__(self, name: str) -> "Tensor":
+        return weighted_mean([state[name] for state in self._states], [1.0] * len(self._states))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._states[0])
+
+    def __len__(self) -> int:
+        return len(self._states[0])
+
+
+def weighted_mean(tensors: Sequence["Tensor"], weights: Sequence[float]) -> "Tensor":
+    """The weighted mean, accumulated in fp32; the weights need not sum to one."""
     import torch
 
     total = sum(weights)
-    merged = {}
-    for name, first in states[0].items():
-        mean = torch.zeros_like(first, dtype=torch.float32)
-        for state, weight in zip(states, weights, strict=True):
-            mean += state[name].float() * (weight / total)
-        merged[name] = mean.to(first.dtype)
-    return merged
-
-
-def _shared(member: Member, parts: Sequence[str]) -> State:
-    return {
-        f"{part}.{name}": tensor for part in parts for name, tensor in member.state(part).items()
-    }
+    mean = torch.zeros_like(tensors[0], dtype=torch.float32)
+    for tensor, weight in zip(tensors, weights, strict=True):
+        mean += tensor.float() * (weight / total)
+    return mean.to(tensors[0].dtype)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from gwsmm.artefact import State
+from gwsmm.merge.merging import Base
+from gwsmm.merge.stored import pieces
 from gwsmm.types import STRICT
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class Ties:
     Attributes:
         density: share of each tensor's entries that is kept.
         scale: λ.
-        base: `pretrained`, `group_mean`, `first_item` or the name of an item.
+        base: `pretrained`, `group_mean` or the name of an item that is in every group.
 
     Source: Yadav et al. (2023), "TIES-Merging", algorithm 1; trimmed per tensor as the authors of
     GW-SMM do, where Yadav et al. trim over the whole model.
@@ -32,31 +33,43 @@ class Ties:
 
     density: Annotated[float, Field(gt=0, le=1)]
     scale: Annotated[float, Field(gt=0)]
-    base: str
+    base: Base
 
-    def __call__(self, base: State, states: Sequence[State], sizes: Sequence[int]) -> State:
+    def __call__(
+        self, name: str, base: "Tensor", members: Sequence["Tensor"], sizes: Sequence[int]
+    ) -> "Tensor":
         """Merge the members around the base; see `Merge`."""
-        merged = {}
-        for name, start in base.items():
-            origin = start.float()
-            members = [state[name].float() for state in states]
-            taus = [trim(member - origin, self.density) for member in members]
-            tau = disjoint_mean(taus, _rounding(members))
-            merged[name] = (origin + self.scale * tau).to(start.dtype)
-        return merged
+        return ties(base, members, density=self.density, scale=self.scale)
 
 
-def trim(tau: "Tensor", density: float) -> "Tensor":
-    """`tau` with all but its ceil(density · n) entries of largest magnitude set to zero.
-
-    Entries that equal the smallest kept magnitude are all kept.
-    """
+def ties(base: "Tensor", members: Sequence["Tensor"], *, density: float, scale: float) -> "Tensor":
+    """The merged tensor; in pieces, so that the members are never in memory together."""
     import torch
 
+    origin = base.float()
+    smallest = [smallest_kept(member.float() - origin, density) for member in members]
+    merged = torch.empty_like(base).flatten()
+    start, flat = origin.flatten(), [member.flatten() for member in members]
+    for at in pieces(base.numel()):
+        here = [each[at].float() for each in flat]
+        taus = [trim(each - start[at], least) for each, least in zip(here, smallest, strict=True)]
+        tau = disjoint_mean(taus, _rounding(here))
+        merged[at] = (start[at] + scale * tau).to(base.dtype)
+    return merged.reshape(base.shape)
+
+
+def smallest_kept(tau: "Tensor", density: float) -> "Tensor":
+    """The smallest of the ceil(density · n) largest magnitudes."""
     kept = math.ceil(tau.numel() * density)
-    magnitude = tau.abs()
-    smallest = magnitude.flatten().kthvalue(tau.numel() - kept + 1).values
-    return torch.where(magnitude >= smallest, tau, torch.zeros_like(tau))
+    smallest: Tensor = tau.abs().flatten().kthvalue(tau.numel() - kept + 1).values
+    return smallest
+
+
+def trim(tau: "Tensor", smallest: "Tensor") -> "Tensor":
+    """`tau` with zero for every entry of a smaller magnitude; entries that equal it are kept."""
+    import torch
+
+    return torch.where(tau.abs() >= smallest, tau, torch.zeros_like(tau))
 
 
 def disjoint_mean(taus: Sequence["Tensor"], rounding: "Tensor") -> "Tensor":

@@ -1,14 +1,16 @@
 """The mean of the members, weighted by how much each has seen."""
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from gwsmm.artefact import State
-from gwsmm.merge.merging import PRETRAINED, mean_state
+from gwsmm.merge.merging import PRETRAINED, weighted_mean
 from gwsmm.types import STRICT
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -27,6 +29,8 @@ class Weighted:
 
     power: Annotated[float, Field(ge=0)]
 
-    def __call__(self, base: State, states: Sequence[State], sizes: Sequence[int]) -> State:
+    def __call__(
+        self, name: str, base: "Tensor", members: Sequence["Tensor"], sizes: Sequence[int]
+    ) -> "Tensor":
         """The weighted mean of the members; see `Merge`."""
-        return mean_state(states, [float(size) ** self.power for size in sizes])
+        return weighted_mean(members, [float(size) ** self.power for size in sizes])

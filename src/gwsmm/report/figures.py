@@ -19,16 +19,23 @@ _BLUE, _ORANGE, _GREY = "#31688e", "#d95f02", "#b0b0b0"
 
 
 def heat_map(axes: Axes, distances: Distances, plan: Plan) -> None:
-    """Similarities of the items, ordered by group, each group framed; `*`: not converged."""
+    """Similarities of the items, ordered by group, each group framed.
+
+    `*` marks a pair that did not converge, `~` one that was estimated.
+    """
     order = [distances.names.index(name) for group in plan.groups for name in group]
     similarity = distances.similarity()[np.ix_(order, order)]
-    converged = distances.converged[np.ix_(order, order)]
+    converged, estimated = (
+        distances.details[name][np.ix_(order, order)] for name in ("converged", "estimated")
+    )
     names = [distances.names[i] for i in order]
     axes.imshow(similarity, vmin=0, vmax=1, cmap="viridis_r")
     if len(names) <= 20:  # more numbers than that cannot be read
         for (i, j), value in np.ndenumerate(similarity):
             colour = "white" if value > _DARK else "black"
-            text = f"{value:.2f}" + ("" if converged[i, j] else "*")
+            text = (
+                f"{value:.2f}" + ("~" if estimated[i, j] else "") + ("" if converged[i, j] else "*")
+            )
             axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=7)
     start = 0
     for group in plan.groups:

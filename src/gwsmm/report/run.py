@@ -12,7 +12,7 @@ from rich.table import Table
 
 from gwsmm.report.figures import write_bars, write_heat_map
 from gwsmm.report.tables import Results, cell, comparison, items, markdown, write_tables
-from gwsmm.results import Run, plan_content, predictions_frame
+from gwsmm.results import Run, pairs_frame, plan_content, predictions_frame
 
 SYNTHETIC = "The responses of these items are synthetic: generated, not written by students."
 
@@ -22,6 +22,7 @@ def write_run(folder: Path, run: Run) -> dict[str, pd.DataFrame]:
     names, results = run.distances.names, run.results
     frame = pd.DataFrame(run.distances.values, index=names, columns=names)
     frame.to_csv(folder / "distances.csv", index_label=run.distances.quantity)
+    pairs_frame(run.distances).to_csv(folder / "pairs.csv", index=False)
     write_heat_map(run.distances, run.plan, folder)
     write_bars({"": results}, folder)
     tables = {"comparison": comparison({"": results}), "items": items(results)}

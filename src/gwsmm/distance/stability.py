@@ -1,0 +1,105 @@
+"""How far a matrix of distances depends on which responses were drawn."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass as plain_dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from gwsmm.artefact import Artefact
+from gwsmm.distance.pairwise import Distance
+from gwsmm.distance.subjects import CloudOf
+from gwsmm.execute import Execute
+from gwsmm.types import STRICT, Cloud
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Stability:
+    """Spearman's correlation of the distances from disjoint samples of the same items' responses.
+
+    Each repetition splits the responses in two at random, draws at most `size` of each half, and
+    correlates the two matrices over the pairs of items.
+
+    Attributes:
+        repeats: 0 switches it off.
+        size: samples are smaller than the clouds, so the correlation is a cautious one.
+        seed: of the splits.
+    """
+
+    repeats: Annotated[int, Field(ge=0)]
+    size: Annotated[int, Field(ge=2)]
+    seed: Annotated[int, Field(ge=0)]
+
+
+@plain_dataclass(frozen=True, kw_only=True)
+class Halving:
+    """The stage: all clouds → `stability.safetensors`, one correlation per repetition.
+
+    Attributes:
+        alike: the clouds are of the same responses, so that the halves must be as well.
+    """
+
+    stage: ClassVar[str] = "stability"
+    version: ClassVar[int] = 1
+
+    distance: Distance[Cloud, object]
+    stability: Stability
+    alike: bool
+
+    def __call__(self, subject: Sequence[CloudOf], folder: Path, execute: Execute) -> None:
+        """Compute the matrices of all halves, their pairs side by side."""
+        from safetensors.numpy import save_file
+        from scipy.stats import spearmanr
+
+        clouds, random = (
+            [each.load() for each in subject],
+            np.random.default_rng(self.stability.seed),
+        )
+        samples = [
+            sample for _ in range(self.stability.repeats) for sample in self._halves(clouds, random)
+        ]
+        spaces = execute.map(self.distance.prepare, samples, label="half spaces")
+        pairs = list(combinations(range(len(clouds)), 2))
+        tasks = [
+            (spaces[at + i], spaces[at + j])
+            for at in range(0, len(spaces), len(clouds))
+            for i, j in pairs
+        ]
+        solved = execute.map(_Value(self.distance), tasks, label=self.stage)
+        values = np.array(solved).reshape(self.stability.repeats, 2, len(pairs))
+        ranks = [float(spearmanr(one, other).statistic) for one, other in values]
+        save_file({"spearman": np.array(ranks)}, folder / "stability.safetensors")
+
+    def _halves(self, clouds: Sequence[Cloud], random: np.random.Generator) -> list[Cloud]:
+        """All items from one half of their responses, then all from the other."""
+        seed = int(random.integers(2**32))
+        halves: tuple[list[Cloud], list[Cloud]] = ([], [])
+        for at, cloud in enumerate(clouds):
+            order = np.random.default_rng([seed, 0 if self.alike else at])
+            parts = np.array_split(order.permutation(len(cloud.points)), 2)
+            for half, part in zip(halves, parts, strict=True):
+                half.append(cloud.rows(np.sort(part[: self.stability.size])))
+        return [*halves[0], *halves[1]]
+
+
+def load_stability(made: Artefact) -> NDArray[np.float64]:
+    """[repetitions]: the correlations."""
+    from safetensors.numpy import load_file
+
+    ranks: NDArray[np.float64] = load_file(made.file("stability.safetensors"))["spearman"]
+    return ranks
+
+
+class _Value:
+    """One pair's value, as a picklable function."""
+
+    def __init__(self, distance: Distance[Cloud, object]) -> None:
+        self.distance = distance
+
+    def __call__(self, pair: tuple[object, object]) -> float:
+        return self.distance(*pair).value

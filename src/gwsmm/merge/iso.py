@@ -1,0 +1,74 @@
+"""Isotropic merging: every direction of the merged task matrix gets the same weight."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from gwsmm.merge.matrices import is_matrix, orthogonal, svd, task_matrices, task_mean
+from gwsmm.merge.merging import Base
+from gwsmm.types import STRICT
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Iso:
+    """θ = θ_base + λ σ̄ U Vᵀ for every weight of a linear layer, with Σ τ_i = U diag(σ) Vᵀ.
+
+    Iso-C (`common` 1): the singular values of the summed task matrices are replaced by their mean
+    σ̄, so that what few directions dominate no longer drowns the tasks of the others. Iso-CTS
+    (`common` below 1): only the largest of these r directions are kept, and each of the T members
+    fills an equal share of the others with the largest of what of τ_i lies outside of them; U and
+    V are made orthonormal (Procrustes) and σ̄ is the mean over all that were chosen. Other tensors
+    get λ times the mean task vector. Directions of singular value zero are left out, since an SVD
+    makes them up. No data, no gradients; one singular value decomposition of every matrix, T + 3
+    for Iso-CTS.
+
+    Neither equal members nor a single one are given back: their spectrum is flattened too.
+
+    Attributes:
+        scale: λ.
+        common: share of the directions that are common to the members, rounded so that the members
+            share the others evenly.
+        base: `pretrained`, `group_mean` or the name of an item that is in every group.
+
+    Source: Marczak et al. (2025), "No task left behind"; embeddings are averaged here and are
+    matrices there.
+    """
+
+    scale: Annotated[float, Field(gt=0)]
+    common: Annotated[float, Field(gt=0, le=1)]
+    base: Base
+
+    def __call__(
+        self, name: str, base: "Tensor", members: Sequence["Tensor"], sizes: Sequence[int]
+    ) -> "Tensor":
+        """Merge the members around the base; see `Merge`."""
+        if is_matrix(name, base):
+            tau = _isotropic(task_matrices(base, members), self.common)
+        else:
+            tau = task_mean(base, members)
+        return (base.to(tau.dtype) + self.scale * tau).to(base.dtype)
+
+
+def _isotropic(taus: Sequence["Tensor"], common: float) -> "Tensor":
+    import torch
+
+    total = torch.stack(list(taus)).sum(0)
+    rank = min(total.shape)
+    own = min(round((rank - int(rank * common)) / len(taus)), rank // len(taus))
+    shared = rank - own * len(taus)
+    u, s, vh = svd(total)
+    left, values, right = [u[:, :shared]], [s[:shared]], [vh[:shared]]
+    for tau in taus if own else ():
+        u, s, vh = svd(tau - left[0] @ (left[0].T @ tau), part_of=tau)
+        left.append(u[:, :own])
+        values.append(s[:own])
+        right.append(vh[:own])
+    spectrum = torch.cat(values)
+    if len(spectrum) == 0:
+        return torch.zeros_like(total)
+    return spectrum.mean() * orthogonal(torch.cat(left, dim=1)) @ orthogonal(torch.cat(right))

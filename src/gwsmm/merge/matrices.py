@@ -1,0 +1,70 @@
+"""The linear algebra of merges that look at a task vector as a matrix."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def is_matrix(name: str, tensor: "Tensor") -> bool:
+    """Whether the tensor is the weight of a linear layer, which maps inputs to outputs.
+
+    Embeddings are tables of vectors: no input is multiplied with them.
+    """
+    return tensor.ndim == 2 and "embed" not in name
+
+
+def task_matrices(base: "Tensor", members: Sequence["Tensor"]) -> list["Tensor"]:
+    """τ_i = θ_i − θ_base in double precision, which keeps small singular values apart."""
+    return [member.double() - base.double() for member in members]
+
+
+def task_mean(base: "Tensor", members: Sequence["Tensor"]) -> "Tensor":
+    """The mean task vector, accumulated in fp32 with one member in memory at a time."""
+    import torch
+
+    origin = base.float()
+    total = torch.zeros_like(origin)
+    for member in members:
+        total += member.float() - origin
+    return total / len(members)
+
+
+def svd(matrix: "Tensor", part_of: "Tensor | None" = None) -> tuple["Tensor", "Tensor", "Tensor"]:
+    """U, σ, Vᵀ of those directions that weights in fp32 can tell from zero; there may be none.
+
+    The other directions are whatever the solver makes of rounding, so nothing may depend on them.
+
+    Args:
+        matrix: to be decomposed.
+        part_of: what rounding is measured by, where the matrix is what is left of another.
+    """
+    import torch
+
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    whole = matrix if part_of is None else part_of
+    real = int((s > torch.finfo(torch.float32).eps * whole.norm()).sum())
+    return u[:, :real], s[:real], vh[:real]
+
+
+def orthogonal(matrix: "Tensor") -> "Tensor":
+    """U Vᵀ of the matrix: the orthonormal columns, or rows, nearest to it (Procrustes)."""
+    u, _, vh = svd(matrix)
+    return u @ vh
+
+
+def effective_rank(matrix: "Tensor") -> float:
+    """exp(−Σ p log p) with p = σ / Σσ: how many directions share the matrix; 0 of a zero matrix.
+
+    From the eigenvalues of the smaller Gram matrix, which costs a fraction of the singular values.
+
+    Source: Roy & Vetterli (2007), "The effective rank".
+    """
+    import torch
+
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    s = torch.linalg.eigvalsh(wide @ wide.T).clamp(min=0).sqrt()
+    if s.sum() == 0:
+        return 0.0
+    return float(torch.special.entr(s / s.sum()).sum().exp())

@@ -1,0 +1,82 @@
+"""The stages that write what an item keeps of the shared parts, and what all items share."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from gwsmm.artefact import PRIVATE, Artefact, Member, State, load_state, part_of
+from gwsmm.encoder import Encoder
+from gwsmm.private.private import PrivateTrunk
+from gwsmm.progress import write_fraction
+from gwsmm.recipe import Trainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """The stage: nothing → the pretrained `trunk` and `pooler`, as files that all items share."""
+
+    stage: ClassVar[str] = "pretrained"
+    version: ClassVar[int] = 1
+
+    encoder: Encoder
+
+    def __call__(self, subject: None, folder: Path) -> None:
+        """Write what fine-tuning started from."""
+        from safetensors.torch import save_file
+
+        network = self.encoder.network(labels=1)  # the head does not matter
+        for part in ("trunk", "pooler"):
+            if tensors := network.part_state(part):
+                save_file(dict(tensors), folder / f"{part}.safetensors")
+
+
+@dataclass(frozen=True)
+class Owner:
+    """An item, and what its private part stands on, in the order of the strategy's `bases`."""
+
+    member: Member
+    bases: tuple[Artefact, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coding:
+    """The stage: an item and what it shares → `private.safetensors`."""
+
+    stage: ClassVar[str] = "private"
+    version: ClassVar[int] = 1  # of what a strategy decodes, too
+
+    encoder: Encoder
+    private: PrivateTrunk
+    trainer: Trainer
+
+    def __call__(self, subject: Owner, folder: Path) -> None:
+        """Write what the item keeps of the shared parts."""
+        from safetensors.torch import save_file
+
+        write_fraction(folder, 0.0)
+        member = self._state(subject.member.made)
+        bases = [self._state(base) for base in subject.bases]
+        code = self.private.encode(member, bases, lambda state: self._loss(subject.member, state))
+        save_file(dict(code), folder / PRIVATE)
+
+    def _state(self, made: Artefact) -> State:
+        parts = self.private.shared_parts
+        return {f"{p}.{name}": part for p in parts for name, part in load_state(made, p).items()}
+
+    def _loss(self, member: Member, shared: State) -> float:
+        """Binary cross-entropy of the validation responses, mean over responses and labels."""
+        import torch
+        from torch.nn.functional import binary_cross_entropy_with_logits
+
+        from gwsmm.network import infer
+
+        network = self.encoder.network(len(member.item.labels))
+        for part in ("trunk", "pooler", "head"):
+            network.load_part(part, part_of(shared, part) or member.state(part))
+        network.to(self.trainer.device).eval()
+        responses = member.item.validation
+        ids: Sequence[Sequence[int]] = self.encoder.tokenize(responses.texts)
+        logits = infer(network, ids, self.encoder.padding, network)
+        labels = torch.from_numpy(responses.labels).float()
+        return float(binary_cross_entropy_with_logits(logits, labels))

@@ -1,0 +1,100 @@
+"""A low-rank delta of a fixed rank."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from gwsmm.artefact import State
+from gwsmm.private.delta import Still, decode_delta, encode_delta, from_half, to_half
+from gwsmm.private.private import Base, Pooler, shared_parts
+from gwsmm.types import STRICT
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Svd:
+    """θ_i = θ_base + A Bᵀ per matrix, with A Bᵀ nearest to Δ = θ_i − θ_base of all of this rank.
+
+    The factors are the leading singular vectors of Δ, in fp16, of the rows that moved; a matrix
+    whose factors would be larger than itself is kept in fp16. An [m, n] matrix takes
+    2 · rank · (m + n) bytes, and O(m n min(m, n)) to compute. Choose it where Δ has few directions,
+    as that of a short fine-tuning has.
+
+    Attributes:
+        rank: of every matrix.
+        still: rows whose norm is at most this share of the largest row's are left as in the base.
+        base: `merged`: the group's encoder, and a group of one keeps its own; `pretrained`: nothing
+            is merged, all items of all groups share one pretrained encoder.
+        pooler: `own`, or `shared`: coded as the trunk is.
+
+    Source: Eckart and Young (1936); as a task's own part Gargiulo et al. (2025), "Task singular
+    vectors".
+    """
+
+    rank: Annotated[int, Field(ge=1)]
+    still: Still
+    base: Base
+    pooler: Pooler
+
+    @property
+    def shared_parts(self) -> tuple[str, ...]:
+        """The trunk, and the pooler if it is shared."""
+        return shared_parts(self.pooler)
+
+    @property
+    def bases(self) -> tuple[Base, ...]:
+        """What Δ starts from."""
+        return (self.base,)
+
+    def encode(
+        self, member: State, bases: Sequence[State], loss: Callable[[State], float]
+    ) -> State:
+        """Factors of every matrix; see `PrivateTrunk`."""
+        return encode_at(self.rank, member, bases[0], self.still)
+
+    def decode(self, code: State, bases: Sequence[State]) -> State:
+        """The base plus the products of the factors."""
+        return decode_factors(code, bases[0])
+
+
+def encode_at(rank: int, member: State, base: State, still: float) -> State:
+    """The code of Δ with matrices of this rank."""
+    return encode_delta(
+        member, base, still, lambda name, rows, delta: factors(delta, lambda energy: rank)
+    )
+
+
+def factors(delta: "Tensor", choose: Callable[["Tensor"], int]) -> State:
+    """Fields of an [m, n] matrix at the rank that is chosen by its squared singular values.
+
+    Those come from the eigenvectors of the smaller Gram matrix, in double precision: precise far
+    beyond fp16, and for a tall matrix much faster than a singular value decomposition.
+    """
+    import torch
+
+    wide = delta.shape[1] > delta.shape[0]
+    tall = (delta.T if wide else delta).double()
+    energy, vectors = torch.linalg.eigh(tall.T @ tall)  # from the least to the largest
+    energy, vectors = energy.flip(0).clamp(min=0), vectors.flip(1)
+    rank = choose(energy)
+    if rank * sum(delta.shape) >= delta.numel():
+        return to_half("values", delta)
+    right = vectors[:, :rank]
+    return {**to_half("left", tall @ right), **to_half("right", right)}
+
+
+def decode_factors(code: State, base: State) -> State:
+    """The base plus what `factors` made fields of."""
+
+    def matrix(name: str, rows: "Tensor", fields: State) -> "Tensor":
+        if "values" in fields:
+            return from_half("values", fields)
+        product = from_half("left", fields) @ from_half("right", fields).T
+        wide = base[name].flatten(1).shape[1] > int(rows.sum())
+        return product.T if wide else product
+
+    return decode_delta(code, base, matrix)
