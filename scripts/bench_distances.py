@@ -10,6 +10,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import combinations, permutations
 from pathlib import Path
 
@@ -166,7 +167,7 @@ def speed(clouds: list[Cloud], repeats: int, rows: list[Row], keys: dict[str, ob
         ]
         solves = np.zeros((n, n))
         for i, j in [*pairs, *((i, i) for i in range(n))]:
-            values[i, j], solves[i, j] = timed(lambda i=i, j=j: published_solve(costs[i], costs[j]))
+            values[i, j], solves[i, j] = timed(partial(published_solve, costs[i], costs[j]))
         plain.append(sum(fast) + sum(solves[pair] for pair in pairs))
         both_orders = 2 * sum(solves[pair] for pair in pairs) + np.trace(solves)
         published.append(both_orders + 2 * n * sum(loops))
@@ -313,7 +314,7 @@ def choice(clouds: list[Cloud], rows: list[Row]) -> None:
         rows.append(
             {
                 "part": "choice",
-                "what": f"`{name}`, n = 300: seconds a pair, value / best value, Spearman with the best",
+                "what": f"`{name}`, n = 300: seconds a pair, value / best, Spearman with best",
                 "result": f"{seconds:.3f}, {over:.2f}, {rank:.2f}",
             }
         )
@@ -337,7 +338,7 @@ def sizes_of_clouds(clouds: list[Cloud], rows: list[Row]) -> None:
         if n > min(map(len, pooled)):
             break
         a, b = (distance.prepare(even("x", random.permutation(points)[:n])) for points in pooled)
-        pair, seconds = timed(lambda a=a, b=b: distance(a, b))
+        seconds = timed(partial(distance, a, b))[1]
         rows.append(
             {
                 "part": "sizes",
@@ -348,7 +349,7 @@ def sizes_of_clouds(clouds: list[Cloud], rows: list[Row]) -> None:
 
 
 def families(clouds: list[Cloud], n: int, each: int, points: int) -> tuple[list[Cloud], list[int]]:
-    """n items in families of `each`: a mixture of two real clouds, stretched, resampled, perturbed."""
+    """n items in families of `each`: mixtures of two real clouds, stretched and perturbed."""
     random, made, truth = np.random.default_rng(0), [], []
     for family in range(n // each):
         one, other = (clouds[k].points for k in random.choice(len(clouds), 2, replace=False))
@@ -403,7 +404,8 @@ def screen(clouds: list[Cloud], many: int, rows: list[Row], keys: dict[str, obje
         rows.append(
             part
             | {
-                "what": f"{len(items)} items of 200 points planned: minutes, share of pairs solved, pairs dropped without proof, adjusted Rand index with the true families",
+                "what": f"{len(items)} items of 200 points: minutes to the plan, pairs solved, "
+                "dropped without proof, adjusted Rand with the truth",
                 "result": f"{minutes:.2f}, {solved:.3f}, {dropped}, {right:.2f}",
             }
         )
