@@ -330,9 +330,9 @@ def test_more_anchors_bring_the_quantized_value_down_to_the_exact_one(configured
 # What a screen leaves out.
 
 
-def family_points(family, member):
+def family_points(family, member, n=30):
     random = np.random.default_rng([family, member])
-    return random.normal(size=(30, 3)) * np.array([1.0, 2 + 3 * family, 1 + family])
+    return random.normal(size=(n, 3)) * np.array([1.0, 2 + 3 * family, 1 + family])
 
 
 @pytest.mark.parametrize("budget", ["null", 2])
@@ -366,7 +366,7 @@ def test_a_screen_leaves_out_only_what_its_bounds_exclude_or_says_so(configured,
 
 def test_half_samples_of_the_same_items_agree_and_of_noise_do_not(configured, tmp_path):
     distance = configured("distance", "distance=gw_slb")  # the cheapest
-    stability = Stability(repeats=2, size=15, seed=0)
+    stability = Stability(repeats=2, size=100, seed=0)
 
     def ranks(clouds, folder):
         store = Store(folder)
@@ -374,10 +374,10 @@ def test_half_samples_of_the_same_items_agree_and_of_noise_do_not(configured, tm
         stage = Halving(distance=distance, stability=stability, alike=False)
         return load_stability(store.once(stage, subjects, Serial(threads=1)))
 
-    apart = ranks([family_points(family, 0) for family in range(5)], tmp_path / "a")
+    apart = ranks([family_points(family, 0, 200) for family in range(5)], tmp_path / "a")
     assert apart.shape == (2,)
     assert (apart > 0.8).all()
-    alike = ranks([points(seed, 30) for seed in range(5)], tmp_path / "b")
+    alike = ranks([points(seed, 200) for seed in range(5)], tmp_path / "b")
     assert alike.mean() < apart.mean()
 
 
