@@ -59,6 +59,8 @@ def refused(*overrides: str, says: str) -> None:
 
 # Settings
 
+SEEDS = "split.seed=0 features.seed=0 distance.seed=0 stability.seed=0"
+
 
 @pytest.mark.parametrize(
     ("override", "says"),
@@ -73,7 +75,7 @@ def refused(*overrides: str, says: str) -> None:
         ("finetune.epochs=2.5", r"finetune\.epochs=2\.5.*integer"),
         ("features.split=test", r"features\.split='test'.*train"),
         ("seed=abc", r"seed='abc'.*integer"),
-        ("seed=1.5 split.seed=0 features.seed=0 distance.seed=0 stability.seed=0", r"seed=1\.5: give a whole number"),
+        (f"seed=1.5 {SEEDS}", r"seed=1\.5: give a whole number"),
         ("seed=-1", r"seed=-1"),
         ("store=null", "store=None: give a text"),
         ("merge.density=7", r"merge\.density=7.*less than or equal to 1"),

@@ -32,8 +32,8 @@ DOCS = Path(__file__).parents[1] / "docs" / "results.md"
 MODELS = ("majority", "individual", "merged")
 METRICS = ("micro_f1", "macro_f1", "exact_match", "label_accuracy")
 FILES = {
-    "config.yaml", "results.json", "predictions.parquet", "distances.csv", "pairs.csv", "heatmap.png",
-    "items.png", "plan.json", "table.md", "table.csv", "table.tex", "run.json", "run.log",
+    "config.yaml", "results.json", "predictions.parquet", "distances.csv", "pairs.csv",
+    "heatmap.png", "items.png", "plan.json", "table.md", "table.csv", "table.tex", "run.json", "run.log",
 }  # fmt: skip
 
 
@@ -304,7 +304,9 @@ def test_nothing_but_tensors_and_json_is_kept(world, first):
 def test_the_second_run_computes_nothing_and_gives_the_same_bytes(world, first):
     second = world.run("second")
     before = counts(first)
-    assert list(before) == ["finetune", "features", "distances", "merge", "heads", "evaluate"]
+    assert list(before) == [
+        "finetune", "features", "distances", "stability", "merge", "heads", "evaluate"
+    ]  # fmt: skip
     assert all(reused == 0 for _, reused in before.values())
     assert counts(second) == {stage: (0, n) for stage, (n, _) in before.items()}
     for name in ("results.json", "predictions.parquet", "plan.json", "distances.csv", "table.tex"):
