@@ -240,7 +240,7 @@ def accuracy(rows: list[Row], keys: dict[str, object]) -> None:
             for order in map(list, permutations(range(n)))
         )
         optimal += distance(a, b).value <= best * (1 + 1e-9)
-    keys["brute_force_optimal"] = optimal
+    keys["brute_force_optimal"] = int(optimal)
     rows.append(
         {
             "part": "accuracy",
