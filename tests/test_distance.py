@@ -323,7 +323,7 @@ def test_more_anchors_bring_the_quantized_value_down_to_the_exact_one(configured
         ).value
         for k in (5, 20, 80)
     ]
-    values.append(between(exact(configured), a, b).value)
+    values.append(between(exact(configured, "distance.cost=euclidean"), a, b).value)
     assert values[0] > values[1] > values[2] >= values[3] * (1 - 1e-9)
 
 
