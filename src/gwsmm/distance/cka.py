@@ -1,31 +1,13 @@
 """Centred kernel alignment: how alike two encoders place the same responses."""
 
-from dataclasses import dataclass as plain_dataclass
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 
-from gwsmm.distance.space import check_finite
+from gwsmm.distance.common import ROUNDING, Rows, centred, check_same
 from gwsmm.types import STRICT, Cloud, InputError, Pair
-
-_ROUNDING = 1e-12
-
-
-@plain_dataclass(frozen=True, eq=False)
-class Rows:
-    """What one encoder makes of the common responses.
-
-    Attributes:
-        name: the item's.
-        n: how many responses.
-        values: of the responses [n, d], or of their pairs [n · (n − 1) / 2].
-    """
-
-    name: str
-    n: int
-    values: NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -72,7 +54,7 @@ class Cka:
                 "set distance.debiased=false or features.common=512"
             )
         own = _hsic(rows.values, rows.values, self.debiased)
-        scale = own**-0.25 if own > _ROUNDING else 0.0
+        scale = own**-0.25 if own > ROUNDING else 0.0
         return Rows(rows.name, rows.n, rows.values * scale)
 
     def __call__(self, a: Rows, b: Rows) -> Pair:
@@ -81,33 +63,6 @@ class Cka:
         if not a.values.any() and not b.values.any():
             return Pair(0.0)
         return Pair(max(0.0, 1 - _hsic(a.values, b.values, self.debiased)))
-
-
-def centred(cloud: Cloud) -> Rows:
-    """The features less their mean, ‖values‖_F = 1; zero where all points are equal.
-
-    Raises:
-        InputError: a feature is not finite.
-    """
-    check_finite(cloud)
-    points = cloud.points - cloud.points.mean(axis=0)
-    spread = float(np.linalg.norm(points))
-    if spread <= _ROUNDING * float(np.linalg.norm(cloud.points)):  # that of the mean, no spread
-        return Rows(cloud.name, len(points), np.zeros_like(points))
-    return Rows(cloud.name, len(points), points / spread)
-
-
-def check_same(a: Rows, b: Rows) -> None:
-    """Refuse clouds that cannot be of the same responses.
-
-    Raises:
-        InputError: they have different numbers of rows.
-    """
-    if a.n != b.n:
-        raise InputError(
-            f"items {a.name!r} and {b.name!r}: {a.n} and {b.n} rows of features are not of the "
-            "same responses: give each encoder the same texts in the same order"
-        )
 
 
 def _hsic(x: NDArray[np.float64], y: NDArray[np.float64], debiased: bool) -> float:

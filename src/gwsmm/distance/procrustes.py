@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
-from gwsmm.distance.cka import Rows, centred, check_same
+from gwsmm.distance.common import Rows, centred, check_same
 from gwsmm.distance.space import of_loss, title
 from gwsmm.types import STRICT, Cloud, Pair
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 
-from gwsmm.distance.cka import Rows, check_same
+from gwsmm.distance.common import Rows, check_same
 from gwsmm.distance.space import space
 from gwsmm.types import STRICT, Cloud, Pair
 
