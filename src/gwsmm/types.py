@@ -180,9 +180,8 @@ class Distances:
     def violations(self) -> int:
         """How many triples of items break the triangle inequality; of a loss, its root is meant."""
         v = np.sqrt(self.values) if self.quantity.endswith("loss") else self.values
-        through = v[:, :, None] + v[None]  # [i, j, k]: i to j to k
-        longer = v[:, None] > through * (1 + 1e-9) + 1e-12
-        return int(longer.sum()) // 2
+        ways = (v[:, j, None] + v[j] for j in range(len(v)))  # from i to k through j, in O(N²)
+        return sum(int((v > way * (1 + 1e-9) + 1e-12).sum()) for way in ways) // 2
 
     def similarity(self) -> NDArray[np.float64]:
         """[N, N]: 1 - d / d_max, as in the paper; all ones if every distance is zero."""

@@ -105,13 +105,23 @@ class Pairwise:
     def _solve(
         self, prepared: Sequence[object], pairs: Sequence[tuple[int, int]], execute: Execute
     ) -> dict[tuple[int, int], tuple[Pair, float]]:
-        """Each pair with its seconds."""
-        size = self.distance.together if isinstance(self.distance, SolvesTogether) else 1
-        size = max(size, len(pairs) // _BLOCKS)
-        blocks = [pairs[at : at + size] for at in range(0, len(pairs), size)]
-        tasks = [(block, {i: prepared[i] for pair in block for i in pair}) for block in blocks]
-        solved = execute.map(_Solve(self.distance), tasks, label=self.stage)
-        return dict(zip(pairs, chain.from_iterable(solved), strict=True))
+        solved = solve(self.distance, prepared, pairs, execute, label=self.stage)
+        return dict(zip(pairs, solved, strict=True))
+
+
+def solve(
+    distance: Distance[Any, Any],
+    prepared: Sequence[object],
+    pairs: Sequence[tuple[int, int]],
+    execute: Execute,
+    label: str,
+) -> list[tuple[Pair, float]]:
+    """These pairs of the prepared items side by side, each with its seconds."""
+    size = distance.together if isinstance(distance, SolvesTogether) else 1
+    size = max(size, len(pairs) // _BLOCKS)
+    blocks = [pairs[at : at + size] for at in range(0, len(pairs), size)]
+    tasks = [(block, {i: prepared[i] for pair in block for i in pair}) for block in blocks]
+    return list(chain.from_iterable(execute.map(_Solve(distance), tasks, label=label)))
 
 
 def _arrays(

@@ -88,11 +88,11 @@ class Screen:
         n = len(self.bounds)
         chosen: set[Index] = set() if solved else self._spaced()
         done = self._matrix(solved)
-        spent = np.isfinite(done).sum(axis=1)
+        spent, reach = np.isfinite(done).sum(axis=1), self._reach(done)
         for i in range(n):
-            open_ = self._open(done, i)
+            possible = self._possible(done[i], i, reach[i])
             left = n if self.budget is None else self.budget - int(spent[i])
-            for j in open_[: max(0, min(self.neighbours, left))].tolist():
+            for j in possible[: max(0, min(self.neighbours, left))].tolist():
                 chosen.add((i, j) if i < j else (j, i))
         return sorted(chosen - set(solved))
 
@@ -108,7 +108,8 @@ class Screen:
         fit = IsotonicRegression(out_of_bounds="clip").fit(*zip(*known, strict=True))
         bounds = self.bounds[rows, columns]
         values = np.maximum(fit.predict(bounds), bounds)
-        excluded = bounds > np.maximum(self._reach(done)[rows], self._reach(done)[columns])
+        reach = self._reach(done)
+        excluded = bounds > np.maximum(reach[rows], reach[columns])
         return {
             (i, j): Pair(value, converged=out, bound=bound, starts=0, estimated=True)
             for i, j, value, out, bound in zip(
@@ -122,11 +123,9 @@ class Screen:
         reach: NDArray[np.float64] = np.sort(done, axis=1)[:, count - 1]
         return reach
 
-    def _open(self, done: NDArray[np.float64], i: int) -> NDArray[np.int64]:
+    def _possible(self, done: NDArray[np.float64], i: int, reach: float) -> NDArray[np.int64]:
         """The items that may still be among the nearest of item i, nearest bound first."""
-        count = min(self.neighbours, len(done) - 1)
-        reach = np.sort(done[i])[count - 1]
-        others = np.flatnonzero(~np.isfinite(done[i]) & (self.bounds[i] <= reach))
+        others = np.flatnonzero(~np.isfinite(done) & (self.bounds[i] <= reach))
         others = others[others != i]
         order = np.argsort(self.bounds[i, others], kind="stable")
         nearest: NDArray[np.int64] = others[order]

@@ -12,7 +12,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from gwsmm.artefact import Artefact
-from gwsmm.distance.pairwise import Distance
+from gwsmm.distance.pairwise import Distance, solve
 from gwsmm.distance.subjects import CloudOf
 from gwsmm.execute import Execute
 from gwsmm.types import STRICT, Cloud
@@ -64,14 +64,13 @@ class Halving:
             sample for _ in range(self.stability.repeats) for sample in self._halves(clouds, random)
         ]
         spaces = execute.map(self.distance.prepare, samples, label="half spaces")
-        pairs = list(combinations(range(len(clouds)), 2))
-        tasks = [
-            (spaces[at + i], spaces[at + j])
-            for at in range(0, len(spaces), len(clouds))
-            for i, j in pairs
+        n = len(clouds)
+        pairs = [
+            pair for at in range(0, len(spaces), n) for pair in combinations(range(at, at + n), 2)
         ]
-        solved = execute.map(_Value(self.distance), tasks, label=self.stage)
-        values = np.array(solved).reshape(self.stability.repeats, 2, len(pairs))
+        solved = solve(self.distance, spaces, pairs, execute, label=self.stage)
+        values = np.array([pair.value for pair, _ in solved])
+        values = values.reshape(self.stability.repeats, 2, -1)
         ranks = [float(spearmanr(one, other).statistic) for one, other in values]
         save_file({"spearman": np.array(ranks)}, folder / "stability.safetensors")
 
@@ -93,13 +92,3 @@ def load_stability(made: Artefact) -> NDArray[np.float64]:
 
     ranks: NDArray[np.float64] = load_file(made.file("stability.safetensors"))["spearman"]
     return ranks
-
-
-class _Value:
-    """One pair's value, as a picklable function."""
-
-    def __init__(self, distance: Distance[Cloud, object]) -> None:
-        self.distance = distance
-
-    def __call__(self, pair: tuple[object, object]) -> float:
-        return self.distance(*pair).value
