@@ -66,12 +66,6 @@ def loss(a: Space, b: Space, coupling: Sparse) -> float:
     return total
 
 
-def marginal_error(a: Space, b: Space, coupling: Sparse) -> float:
-    """The largest deviation of the coupling's sums from the weights."""
-    rows, columns = coupling.sum(axis=1) - a.weights, coupling.sum(axis=0) - b.weights
-    return float(max(np.abs(rows).max(), np.abs(columns).max()))
-
-
 def vertex(a: Space, b: Space, gains: Array) -> Array:
     """The dense coupling of the largest Σ gains T."""
     from ot.lp import emd

@@ -11,7 +11,18 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from gwsmm.distance.space import Cost, Normalisation, Quantity, Space, of_loss, space, title
+from gwsmm.distance.anchors import spread
+from gwsmm.distance.descent import Descended, Start, descend, vertex
+from gwsmm.distance.space import (
+    Cost,
+    Normalisation,
+    Quantity,
+    Space,
+    marginal_error,
+    of_loss,
+    space,
+    title,
+)
 from gwsmm.types import STRICT, Cloud, InputError, Pair
 
 if TYPE_CHECKING:
@@ -108,8 +119,8 @@ class Batched:
         quantity: `loss`, its square `root`, or `half_root`.
         epsilon: the final weight of the entropy, as a fraction of 4 σ1 σ2, with σ the standard
             deviation of a cloud's costs.
-        polish: go on from every rounded plan by exact linear steps (network simplex, on the CPU) to
-            a vertex that no linear step improves. Without it a value is that of an entropic plan:
+        polish: go on from every rounded plan on the CPU, as `gw_exact` does, to a vertex that no
+            step improves. Without it a value is that of an entropic plan:
             never below the polished one, and above zero for equal clouds.
         together: pairs per batch.
         device: `cpu`, `cuda`, or `auto`: `cuda` if it is there.
@@ -190,21 +201,19 @@ class Batched:
         for padded, taken, done in zip(plans, steps, converged, strict=True):
             plan = padded[: len(a.space.weights), : len(b.space.weights)]
             if self.polish:
-                plan, more, done = _polished(a, b, plan)
-                ended.append((_sparse_loss(a, b, plan), plan, taken + more, done))
+                found = _polished(a, b, plan)
+                at = found.loss, taken + found.iterations, found.converged, found.coupling
             else:
-                ended.append((_loss(a, b, plan), plan, taken, done))
-        loss, plan, taken, done = min(ended, key=lambda each: each[0])
-        value = of_loss(loss, self.quantity)
-        worst = of_loss(max(each[0] for each in ended), self.quantity)
-        p, q = a.space.weights, b.space.weights
+                at = _loss(a, b, plan), taken, done, plan
+            ended.append((of_loss(at[0], self.quantity), *at[1:]))
+        value, iterations, reached, best = min(ended, key=lambda each: each[0])
         return Pair(
             value,
-            converged=done,
-            iterations=taken,
+            converged=reached,
+            iterations=iterations,
             starts=len(ended),
-            spread=(worst - value) / value if value > 0 else 0.0,  # no start goes below zero
-            marginal_error=float(max(abs(plan.sum(1) - p).max(), abs(plan.sum(0) - q).max())),
+            spread=spread([each[0] for each in ended]),
+            marginal_error=marginal_error(a.space.weights, b.space.weights, best),
         )
 
 
@@ -353,35 +362,10 @@ def _loss(a: Centred, b: Centred, plan: NDArray[np.float64]) -> float:
     return float(apart - 2 * np.sum(a.residual @ plan @ b.residual * plan) - 4 * linear)
 
 
-def _sparse_loss(a: Centred, b: Centred, plan: NDArray[np.float64]) -> float:
-    """The loss of a vertex, summed over its n + m − 1 cells at most, so that zero is zero."""
-    i, j = np.nonzero(plan)
-    mass = plan[i, j]
-    gap = a.space.costs[np.ix_(i, i)] - b.space.costs[np.ix_(j, j)]
-    return float(mass @ gap**2 @ mass)
-
-
-def _polished(
-    a: Centred, b: Centred, plan: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], int, bool]:
-    """A vertex that no linear step improves, the steps to it, and whether it was reached."""
-    from ot.lp import emd
-
-    now = np.inf  # the first step leads to a vertex, which is never worse
-    for step in range(1, _MAX_STEPS + 1):
-        similarity = a.residual @ plan @ b.residual
-        similarity += np.outer(a.eccentricities, b.eccentricities)
-        vertex, log = emd(
-            a.space.weights,
-            b.space.weights,
-            similarity.max() - similarity,
-            numItermax=10_000_000,
-            log=True,
-        )
-        if log["warning"]:
-            return plan, step, False
-        loss = _loss(a, b, vertex)
-        if loss >= now - 1e-12 * a.spread * b.spread:
-            return plan, step, True
-        plan, now = vertex, loss
-    return plan, _MAX_STEPS, False
+def _polished(a: Centred, b: Centred, plan: NDArray[np.float64]) -> Descended:
+    """The vertex that a plan leads to and that no step improves."""
+    one, other = a.space, b.space
+    corner = vertex(one, other, one.costs @ plan @ other.costs)
+    duals = np.zeros(len(one.weights)), np.zeros(len(other.weights))
+    i, j = np.nonzero(corner)
+    return descend(one, other, Start(one.costs @ corner @ other.costs, duals, (i, j)))

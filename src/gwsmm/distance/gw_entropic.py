@@ -9,7 +9,16 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from gwsmm.distance.sinkhorn import Array, Scaled, rounded, sinkhorn
-from gwsmm.distance.space import Cost, Normalisation, Quantity, Space, of_loss, space, title
+from gwsmm.distance.space import (
+    Cost,
+    Normalisation,
+    Quantity,
+    Space,
+    marginal_error,
+    of_loss,
+    space,
+    title,
+)
 from gwsmm.types import STRICT, Cloud, Pair
 
 _RATIO = 0.7  # of one ε of the annealing to the one before
@@ -181,12 +190,11 @@ class _Problem:
         """The loss of the coupling nearby."""
         p, q = self.a.weights, self.b.weights
         plan = rounded(state.scaled.plan, p, q)
-        off = max(np.abs(plan.sum(1) - p).max(), np.abs(plan.sum(0) - q).max())
         return Pair(
             self._loss(plan, self.a.costs @ plan @ self.b.costs),
             converged=state.converged,
             iterations=state.iterations,
-            marginal_error=float(off),
+            marginal_error=marginal_error(p, q, plan),
         )
 
     def _step(

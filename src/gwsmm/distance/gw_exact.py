@@ -14,8 +14,16 @@ from gwsmm.distance.anchors import (
     lower_bound,
     spread,
 )
-from gwsmm.distance.descent import descend, marginal_error
-from gwsmm.distance.space import Cost, Normalisation, Quantity, of_loss, space, title
+from gwsmm.distance.descent import descend
+from gwsmm.distance.space import (
+    Cost,
+    Normalisation,
+    Quantity,
+    marginal_error,
+    of_loss,
+    space,
+    title,
+)
 from gwsmm.types import STRICT, Cloud, Pair
 
 _TINY = 200  # arcs up to which every minimum is carried to the end
@@ -88,7 +96,7 @@ class GwExact:
             bound=of_loss(lower_bound(a.anchors, b.anchors), self.quantity),
             starts=self.starts,
             spread=spread([energy - 2 * each.value for each in explored]),
-            marginal_error=marginal_error(a.space, b.space, best.coupling),
+            marginal_error=marginal_error(a.space.weights, b.space.weights, best.coupling),
         )
 
     def _carried(self, a: Anchored, b: Anchored) -> int:

@@ -10,7 +10,16 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from gwsmm.distance.space import Cost, Normalisation, Space, check_finite, of_loss, space, title
+from gwsmm.distance.space import (
+    Cost,
+    Normalisation,
+    Space,
+    check_finite,
+    marginal_error,
+    of_loss,
+    space,
+    title,
+)
 from gwsmm.distance.subjects import CloudWithFeatures
 from gwsmm.types import STRICT, Cloud, Pair
 
@@ -219,8 +228,6 @@ def as_pair(
     best = min(found, key=lambda each: each.loss)
     values = [of_loss(each.loss, quantity) for each in found]
     least, most = min(values), max(values)
-    rows = np.abs(best.plan.sum(axis=1) - a.space.weights).max()
-    columns = np.abs(best.plan.sum(axis=0) - b.space.weights).max()
     return Pair(
         least,
         converged=best.converged,
@@ -228,7 +235,7 @@ def as_pair(
         bound=min(of_loss(bound, quantity), least) if np.isfinite(bound) else bound,
         starts=len(found),
         spread=(most - least) / least if least > 0 else 0.0,
-        marginal_error=float(max(rows, columns)),
+        marginal_error=marginal_error(a.space.weights, b.space.weights, best.plan),
     )
 
 

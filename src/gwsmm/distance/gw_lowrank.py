@@ -17,8 +17,16 @@ from gwsmm.distance.anchors import (
     lower_bound,
     spread,
 )
-from gwsmm.distance.descent import descend, marginal_error
-from gwsmm.distance.space import Cost, Normalisation, Quantity, of_loss, space, title
+from gwsmm.distance.descent import descend
+from gwsmm.distance.space import (
+    Cost,
+    Normalisation,
+    Quantity,
+    marginal_error,
+    of_loss,
+    space,
+    title,
+)
 from gwsmm.types import STRICT, Cloud, Pair
 
 Array = NDArray[Any]
@@ -159,7 +167,7 @@ class _Found:
 def _unrestricted(a: Anchored, b: Anchored, coupling: Array) -> _Found:
     """The minimum over all couplings that one of the clusters leads to."""
     found = descend(a.space, b.space, lifted(a, b, coupling))
-    off = marginal_error(a.space, b.space, found.coupling)
+    off = marginal_error(a.space.weights, b.space.weights, found.coupling)
     return _Found(found.loss, found.iterations, found.converged, off)
 
 

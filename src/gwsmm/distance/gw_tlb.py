@@ -10,7 +10,15 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from gwsmm.distance.bounds import profile_signatures
-from gwsmm.distance.space import Cost, Normalisation, Quantity, of_loss, space, title
+from gwsmm.distance.space import (
+    Cost,
+    Normalisation,
+    Quantity,
+    marginal_error,
+    of_loss,
+    space,
+    title,
+)
 from gwsmm.types import STRICT, Cloud, Pair
 
 
@@ -73,10 +81,9 @@ class GwTlb:
         coupling, log = emd(a.weights, b.weights, costs, numItermax=10**7, log=True)
         value = of_loss(float(log["cost"]), self.quantity)
         converged = log["warning"] is None
-        rows, columns = coupling.sum(axis=1) - a.weights, coupling.sum(axis=0) - b.weights
         return Pair(
             value,
             converged=converged,
             bound=value if converged else math.nan,  # short of the minimum it bounds nothing
-            marginal_error=float(max(np.abs(rows).max(), np.abs(columns).max())),
+            marginal_error=marginal_error(a.weights, b.weights, coupling),
         )

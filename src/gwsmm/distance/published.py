@@ -3,10 +3,18 @@
 import warnings
 from typing import ClassVar
 
-import numpy as np
 from pydantic.dataclasses import dataclass
 
-from gwsmm.distance.space import Cost, Normalisation, Quantity, Space, of_loss, space, title
+from gwsmm.distance.space import (
+    Cost,
+    Normalisation,
+    Quantity,
+    Space,
+    marginal_error,
+    of_loss,
+    space,
+    title,
+)
 from gwsmm.types import STRICT, Cloud, Pair
 
 _MAX_ITERATIONS = 10_000
@@ -66,10 +74,9 @@ class Published:
                 log=True,
             )
         iterations = len(log["loss"]) - 1
-        off = max(np.abs(plan.sum(1) - a.weights).max(), np.abs(plan.sum(0) - b.weights).max())
         return Pair(
             of_loss(float(log["gw_dist"]), self.quantity),
             converged=iterations < _MAX_ITERATIONS,
             iterations=iterations,
-            marginal_error=float(off),
+            marginal_error=marginal_error(a.weights, b.weights, plan),
         )

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gwsmm.types import Cloud, InputError
 
+Array = NDArray[np.float64]
 Cost = Literal["euclidean", "squared_euclidean", "cosine"]
 Normalisation = Literal["none", "mean", "median", "max"]
 Quantity = Literal["loss", "root", "half_root"]
@@ -18,7 +19,7 @@ _METRICS: dict[str, Literal["euclidean", "sqeuclidean", "cosine"]] = {
     "squared_euclidean": "sqeuclidean",
     "cosine": "cosine",
 }
-_SCALES: dict[str, Callable[[NDArray[np.float64]], float]] = {
+_SCALES: dict[str, Callable[[Array], float]] = {
     "mean": np.mean,
     "median": np.median,
     "max": np.max,
@@ -29,8 +30,8 @@ _SCALES: dict[str, Callable[[NDArray[np.float64]], float]] = {
 class Space:
     """A metric measure space: pairwise costs [n, n] and weights [n] that sum to one."""
 
-    costs: NDArray[np.float64]
-    weights: NDArray[np.float64]
+    costs: Array
+    weights: Array
 
 
 def space(cloud: Cloud, cost: Cost, normalisation: Normalisation) -> Space:
@@ -64,6 +65,12 @@ def check_finite(cloud: Cloud) -> None:
             f"item {cloud.name!r}: the features of response {int(wrong.argmax())} are not "
             "finite; its encoder diverged in fine-tuning: lower finetune.learning_rate"
         )
+
+
+def marginal_error(p: Array, q: Array, coupling: Any) -> float:
+    """The largest deviation of a dense or sparse coupling's sums from the weights."""
+    rows, columns = coupling.sum(axis=1) - p, coupling.sum(axis=0) - q
+    return float(max(np.abs(rows).max(), np.abs(columns).max()))
 
 
 def of_loss(loss: float, quantity: Quantity) -> float:

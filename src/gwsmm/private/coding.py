@@ -25,9 +25,9 @@ class Pretrained:
         """Write what fine-tuning started from."""
         from safetensors.torch import save_file
 
-        network = self.encoder.network(labels=1)  # the head does not matter
+        pretrained = self.encoder.pretrained()
         for part in ("trunk", "pooler"):
-            if tensors := network.part_state(part):
+            if tensors := part_of(pretrained, part):
                 save_file(dict(tensors), folder / f"{part}.safetensors")
 
 
