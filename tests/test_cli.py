@@ -1,6 +1,5 @@
 """The command line: what is wrong is said in one line, before any work; what is right runs."""
 
-import os
 import re
 import shutil
 import statistics
@@ -279,18 +278,15 @@ def test_the_version_is_that_of_the_package(tmp_path):
 
 @pytest.mark.parametrize("override", ["merge.densty=1", "merge=tise", "mrege=ties"])
 def test_a_misspelling_is_told_within_two_seconds(tmp_path, override):
-    """Of processor time, the least of three: other programs may have had the processor."""
+    """The fastest of three: another program may have had the processor."""
     seconds = []
     for _ in range(3):
-        before = os.times()
-        _, done = timed("run", override, folder=tmp_path)
-        after = os.times()
+        took, done = timed("run", override, folder=tmp_path)
         assert done.returncode == 2
         assert "did you mean" in done.stderr
         assert len(done.stderr.splitlines()) == 1
-        took = after.children_user + after.children_system
-        seconds.append(took - before.children_user - before.children_system)
-        if seconds[-1] < 2:
+        seconds.append(took)
+        if took < 2:
             break
     assert min(seconds) < 2
 

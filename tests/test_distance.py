@@ -40,7 +40,7 @@ from gwsmm.types import (
 )
 
 PUBLISHED = Published(cost="euclidean", normalisation="none", quantity="loss")
-FEW = settings(max_examples=2, deadline=None, derandomize=True)
+FEW = settings(max_examples=8, deadline=None, derandomize=True)
 GW = sorted(  # what compares clouds up to isometry
     path.stem
     for path in (CONF / "distance").glob("*.yaml")
@@ -194,7 +194,7 @@ def test_shuffling_rotating_and_moving_a_cloud_changes_nothing(gw, seed):
 def test_a_shuffled_copy_is_nearest(gw, seed):
     a = points(seed)
     copy = np.random.default_rng(seed).permutation(a)
-    others = [points(seed + i, 10) for i in range(1, 4)]
+    others = [points(seed + i, 10) for i in range(1, 6)]
     nearest = min(between(gw, a, other).value for other in others)
     assert between(gw, a, copy).value < nearest / 100
 
@@ -213,7 +213,7 @@ def test_degenerate_clouds(gw):
 
 def test_duplicated_points_are_heavier_points(gw):
     a, b = points(1), points(2)
-    assert between(gw, np.repeat(a, 2, axis=0), a).value == pytest.approx(0, abs=1e-7)
+    assert between(gw, np.repeat(a, 2, axis=0), a).value == pytest.approx(0, abs=1e-9)
     twice = np.vstack([a, a[:3]])
     weights = np.array([2] * 3 + [1] * 7) / 13
     heavier = between(gw, cloud(a, weights=weights), cloud(twice))
@@ -526,7 +526,7 @@ def test_every_unordered_pair_is_solved_once_and_every_item_prepared_once(execut
 def test_the_matrix_is_that_of_the_pairs(gw, tmp_path):
     clouds = [points(seed, n) for seed, n in enumerate((6, 9, 7))]
     found = carried(tmp_path, gw, clouds, ("x", "y", "z"))
-    np.testing.assert_allclose(found.values, matrix(gw, clouds), rtol=1e-9)
+    np.testing.assert_array_equal(found.values, matrix(gw, clouds))
     assert found.quantity == gw.title
     assert found.converged.all()
     assert found.details["seconds"][0, 1] > 0
