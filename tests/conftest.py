@@ -21,12 +21,14 @@ from hydra.utils import instantiate
 from gwsmm.artefact import Artefact, Member
 from gwsmm.encoder import Encoder
 from gwsmm.execute import Serial
+from gwsmm.merge.learning import LearnedMerge
 from gwsmm.recipe import Trainer
 from gwsmm.store import Stage, Store
 from gwsmm.types import Item, Label, Responses
 
 CONF = Path(__file__).parents[1] / "conf"
 ANY = "any_"
+LEARNED = "_learned"  # `any_merge_learned`: the merges that need data; `any_merge`: the others
 FILLER = (
     "the",
     "model",
@@ -53,10 +55,18 @@ def build(group: str, *overrides: str) -> object:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for fixture in metafunc.fixturenames:
         if fixture.startswith(ANY):
-            group = fixture.removeprefix(ANY)
+            group = fixture.removeprefix(ANY).removesuffix(LEARNED)
             names = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
             assert names, f"conf/{group} holds no strategy"
-            metafunc.parametrize(fixture, [build(group, f"{group}={n}") for n in names], ids=names)
+            built = {name: build(group, f"{group}={name}") for name in names}
+            if group == "merge":
+                learned = fixture.endswith(LEARNED)
+                built = {
+                    name: each
+                    for name, each in built.items()
+                    if isinstance(each, LearnedMerge) == learned
+                }
+            metafunc.parametrize(fixture, built.values(), ids=built)
 
 
 @pytest.fixture(scope="session")

@@ -36,6 +36,7 @@ STAGES = (
     "distance.pairwise",
     "distance.stability",
     "merge.merging",
+    "merge.learning",
     "private.coding",
     "heads.fitting",
     "evaluate",

@@ -38,6 +38,7 @@ from gwsmm.features import (
 from gwsmm.finetune import Finetuning
 from gwsmm.heads.fitting import HeadFitting, Heads, Moved
 from gwsmm.items.split import Split
+from gwsmm.merge.learning import LearnedMerge, Learning
 from gwsmm.merge.merging import Merge, Merging, check_base, group_for
 from gwsmm.private.coding import Coding, Owner, Pretrained
 from gwsmm.private.nothing import Nothing
@@ -78,7 +79,7 @@ class Experiment:
     distance: Distance[object, object]
     stability: Stability
     grouping: Grouping
-    merge: Merge
+    merge: Merge | LearnedMerge
     private: Private
     heads: Heads
     trainer: Trainer
@@ -251,7 +252,11 @@ def _merged(
     ]
     # How an item's own part is coded changes no merge, so the merge is not asked for it.
     private = Nothing() if "pooler" in x.private.shared_parts else Pooler()
-    merge = Merging(encoder=x.encoder, merge=x.merge, private=private)
+    merge: Merging | Learning = (
+        Learning(encoder=x.encoder, merge=x.merge, private=private, trainer=x.trainer)
+        if isinstance(x.merge, LearnedMerge)
+        else Merging(encoder=x.encoder, merge=x.merge, private=private)
+    )
     subjects = [group_for(x.merge, group, members) for group in groups]
     made = store.each(merge, subjects, x.execute)
     return [(member, trunk) for group, trunk in zip(groups, made, strict=True) for member in group]

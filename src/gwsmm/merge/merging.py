@@ -26,6 +26,14 @@ GROUP_MEAN = "group_mean"
 FIRST_ITEM = "first_item"
 
 
+class Based(Protocol):
+    """Whatever has a base to merge around."""
+
+    @property
+    def base(self) -> str:
+        """Where task vectors start: `pretrained`, `group_mean`, `first_item` or an item's name."""
+
+
 @runtime_checkable
 class Merge(Protocol):
     """A strategy that makes one encoder of several, tensor by tensor.
@@ -36,7 +44,7 @@ class Merge(Protocol):
 
     @property
     def base(self) -> str:
-        """Where task vectors start: `pretrained`, `group_mean`, `first_item` or an item's name."""
+        """Where task vectors start; see `Based`."""
 
     def __call__(
         self, name: str, base: "Tensor", members: Sequence["Tensor"], sizes: Sequence[int]
@@ -77,7 +85,7 @@ class Group:
     anchor: Member | None
 
 
-def group_for(merge: Merge, members: Sequence[Member], everyone: Sequence[Member]) -> Group:
+def group_for(merge: Based, members: Sequence[Member], everyone: Sequence[Member]) -> Group:
     """The members of a group with the member that the strategy takes as its base, if any.
 
     Raises:
@@ -97,7 +105,7 @@ def group_for(merge: Merge, members: Sequence[Member], everyone: Sequence[Member
     )
 
 
-def check_base(merge: Merge, names: Sequence[str]) -> None:
+def check_base(merge: Based, names: Sequence[str]) -> None:
     """Refuse, before any work, a base that is neither a known word nor an item.
 
     Raises:
@@ -135,11 +143,8 @@ class Merging:
         write_fraction(folder, 0.0)
         parts = self.private.shared_parts
         members = {each.item.name: Stored(each, parts) for each in subject.members}
-        base = self._base(subject, list(members.values()), parts)
-        diagnosis = diagnose(base, members)
-        (folder / "diagnosis.json").write_text(diagnosis.to_json())
-        for warning in diagnosis.warnings:
-            log.warning("%s", warning)
+        base = base_state(self.merge.base, self.encoder, subject, parts)
+        write_diagnosis(folder, base, members)
 
         sizes = [len(each.item.train) for each in subject.members]
         done = 0
@@ -154,13 +159,27 @@ class Merging:
             if merged:
                 save_file(merged, folder / f"{part}.safetensors")
 
-    def _base(self, group: Group, members: Sequence[State], parts: Sequence[str]) -> State:
-        if group.anchor is not None:
-            return Stored(group.anchor, parts)
-        if self.merge.base == GROUP_MEAN:
-            return _Mean(members)
-        pretrained = self.encoder.pretrained()
-        return {k: v for k, v in pretrained.items() if k.startswith(tuple(f"{p}." for p in parts))}
+
+def base_state(base: str, encoder: Encoder, group: Group, parts: Sequence[str]) -> State:
+    """The tensors of these parts that task vectors start from."""
+    if group.anchor is not None:
+        return Stored(group.anchor, parts)
+    if base == GROUP_MEAN:
+        return _Mean([Stored(member, parts) for member in group.members])
+    prefixes = tuple(f"{part}." for part in parts)
+    return {k: v for k, v in encoder.pretrained().items() if k.startswith(prefixes)}
+
+
+def write_diagnosis(folder: Path, base: State, members: Mapping[str, State]) -> None:
+    """Write `diagnosis.json`, and warn of what it found.
+
+    Raises:
+        InputError: the members' encoders are not alike, or hold what is no number.
+    """
+    diagnosis = diagnose(base, members)
+    (folder / "diagnosis.json").write_text(diagnosis.to_json())
+    for warning in diagnosis.warnings:
+        log.warning("%s", warning)
 
 
 class _Mean(Mapping[str, "Tensor"]):
