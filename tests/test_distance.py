@@ -47,7 +47,7 @@ GW = sorted(  # what compares clouds up to isometry
     if build("distance", f"distance={path.stem}").compares == "clouds"
     and path.stem != "sliced_wasserstein"
 )
-CLOSED = ("gw_flb", "gw_slb", "gw_tlb")  # that solve nothing step by step
+CLOSED = ("gw_flb", "gw_slb", "gw_tlb", "gw_spectral")  # that solve nothing step by step
 SEEDS = st.integers(0, 10_000)
 
 
@@ -325,6 +325,21 @@ def test_more_anchors_bring_the_quantized_value_down_to_the_exact_one(configured
     ]
     values.append(between(exact(configured, "distance.cost=euclidean"), a, b).value)
     assert values[0] > values[1] > values[2] >= values[3] * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("cost", ["euclidean", "squared_euclidean", "cosine"])
+def test_a_lift_is_between_the_quantized_and_the_exact_value(configured, cost):
+    alike, few = f"distance.cost={cost}", "distance.anchors=8"
+    flat, lifted = (
+        configured("distance", "distance=gw_quantized", few, alike, f"distance.lift={lift}")
+        for lift in ("false", "true")
+    )
+    for seed in range(5):
+        a, b = points(seed, 60), points(seed + 10, 70)
+        found = between(lifted, a, b)
+        assert found.value < between(flat, a, b).value
+        assert found.value >= between(exact(configured, alike), a, b).value * (1 - 1e-9)
+        assert found.marginal_error < 1e-12
 
 
 # What a screen leaves out.

@@ -3,6 +3,7 @@
 import math
 import warnings
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,18 +19,21 @@ from gwsmm.distance.bounds import (
     eccentricity_signature,
     profile_signatures,
     quantile_means,
+    spectral_signature,
 )
 from gwsmm.distance.gw_exact import GwExact
 from gwsmm.distance.gw_flb import GwFlb
 from gwsmm.distance.gw_lowrank import Grouped, GwLowrank
 from gwsmm.distance.gw_slb import GwSlb
+from gwsmm.distance.gw_spectral import GwSpectral
 from gwsmm.distance.gw_tlb import GwTlb
 from gwsmm.distance.published import Published
-from gwsmm.distance.space import space
+from gwsmm.distance.space import Space, space
 from gwsmm.types import Cloud, InputError
 
 RAW = {"cost": "euclidean", "normalisation": "none", "quantity": "loss"}
-BOUNDS = {"first": GwFlb, "second": GwSlb, "third": GwTlb}
+MEMOLI = (GwFlb, GwSlb, GwTlb)
+BOUNDS = (*MEMOLI, partial(GwSpectral, eigenvalues=100))
 EXACT = GwExact(**RAW, anchors=50, starts=24, lifted=3, seed=0)  # low rank has as many starts
 FEW = settings(max_examples=4, deadline=None, derandomize=True)
 SEEDS = st.integers(0, 10_000)
@@ -101,14 +105,14 @@ def test_no_coupling_is_below_a_bound(cost, bins):
     plans.append(np.outer(a.weights, b.weights))
     plans.append(gromov_wasserstein(one.costs, other.costs, a.weights, b.weights, "square_loss"))
     least = min(loss(one, other, plan) for plan in plans)
-    for kind in BOUNDS.values():
+    for kind in BOUNDS:
         found = between(kind(**RAW | {"cost": cost}, bins=bins), a, b)
         assert 0 < found.value <= least * (1 + 1e-9)
         assert found.bound == found.value
         assert found.converged
 
 
-@pytest.mark.parametrize("kind", BOUNDS.values())
+@pytest.mark.parametrize("kind", BOUNDS)
 def test_a_bound_is_met_where_the_coupling_is_the_only_one(kind):
     # One point: Σ C[i, k]² w[i] w[k]. A factor of two that were lost would show here.
     a = points(1)
@@ -134,7 +138,7 @@ def test_the_bounds_are_those_of_their_definition():
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_the_third_bound_is_above_the_others(seed):
     a, b = points(seed, 6), points(seed + 1, 4)
-    first, second, third = (between(kind(**RAW, bins=144), a, b).value for kind in BOUNDS.values())
+    first, second, third = (between(kind(**RAW, bins=144), a, b).value for kind in MEMOLI)
     assert max(first, second) <= third * (1 + 1e-9)
     assert third <= between(Published(**RAW), a, b).value
 
@@ -150,11 +154,17 @@ def test_the_first_and_the_second_bound_are_not_ordered():
     assert between(GwTlb(**RAW, bins=36), *rulers).value > 0.01
 
 
-@pytest.mark.parametrize("signature", [eccentricity_signature, distance_signature])
-def test_all_pairs_are_one_call(signature):
+@pytest.mark.parametrize(
+    ("kind", "signature"),
+    [
+        (GwFlb, eccentricity_signature),
+        (GwSlb, distance_signature),
+        (partial(GwSpectral, eigenvalues=9), partial(spectral_signature, eigenvalues=9)),
+    ],
+)
+def test_all_pairs_are_one_call(kind, signature):
     clouds = [cloud(points(seed, n)) for seed, n in enumerate((5, 8, 6))]
     spaces = [space(each, "euclidean", "mean") for each in clouds]
-    kind = GwFlb if signature is eccentricity_signature else GwSlb
     distance = kind(**RAW | {"normalisation": "mean"}, bins=40)
     table = squareform(pdist([signature(each, 40) for each in spaces], "sqeuclidean"))
     for i in range(3):
@@ -171,7 +181,7 @@ def test_rows_of_profiles_are_signatures_of_their_own(bins):
     np.testing.assert_allclose(rows.mean(axis=1) * np.sqrt(bins), whole.costs @ whole.weights)
 
 
-@pytest.mark.parametrize("kind", BOUNDS.values())
+@pytest.mark.parametrize("kind", BOUNDS)
 def test_the_root_of_a_bound_is_a_pseudometric(kind):
     root = kind(**RAW | {"quantity": "root"}, bins=36)
     clouds = [points(seed, n) for seed, n in enumerate((6, 9, 4, 7))]
@@ -186,10 +196,10 @@ def test_the_root_of_a_bound_is_a_pseudometric(kind):
 def test_the_titles_tell_the_bounds_apart():
     titles = {
         kind(**RAW | {"quantity": quantity}, bins=4).title
-        for kind in BOUNDS.values()
+        for kind in BOUNDS
         for quantity in ("loss", "root", "half_root")
     }
-    assert len(titles) == 9
+    assert len(titles) == 12
     assert "GW loss, first lower bound" in titles
 
 
@@ -284,10 +294,62 @@ def test_order_place_and_rotation_change_nothing_at_any_rank(rank):
         assert between(low(rank), moved, b).value == pytest.approx(value, rel=1e-6)
 
 
-# All four
+# The spectral bound
 
 
-@pytest.mark.parametrize("distance", [k(**RAW, bins=9) for k in BOUNDS.values()] + [low(3)])
+def spectral(**changed):
+    return GwSpectral(
+        **RAW | {"cost": "squared_euclidean", "bins": 90, "eigenvalues": 20} | changed
+    )
+
+
+def test_the_terms_of_the_spectral_bound_add_up_to_the_loss_of_any_coupling():
+    """The identity behind the bound, on a coupling that is no minimum."""
+    a, b = cloud(points(1, 6), uneven(1, 6)), cloud(points(2, 9), uneven(2, 9))
+    plan = coupling(np.random.default_rng(0), a.weights, b.weights)
+    one, other = (each.points - each.weights @ each.points for each in (a, b))
+    far = [(each**2).sum(axis=1) for each in (one, other)]
+    grams = (Space(each @ each.T, whole.weights) for each, whole in ((one, a), (other, b)))
+    wanted = 2 * ((far[0][:, None] - far[1]) ** 2 * plan).sum() + 4 * loss(*grams, plan)
+    wanted += 2 * (far[0] @ a.weights - far[1] @ b.weights) ** 2
+    spaces = (space(each, "squared_euclidean", "none") for each in (a, b))
+    assert loss(*spaces, plan) == pytest.approx(wanted)
+
+
+def test_variances_along_axes_are_the_spectrum():
+    a = points(1, 40)
+    found = spectral_signature(space(cloud(a), "squared_euclidean", "none"), 5, 6)
+    variances = np.sort(np.linalg.eigvalsh(np.cov(a.T, bias=True)))[::-1]
+    np.testing.assert_allclose(found[6:], [*(2 * variances), 0, 0, 0], atol=1e-10)
+    assert found[5] == pytest.approx(np.sqrt(2) * variances.sum())
+
+
+def test_the_spectral_bound_is_met_by_a_cloud_that_is_only_stretched():
+    """Its points keep their order, from the centre and along every axis."""
+    a = points(1, 30)
+    found = between(spectral(), a, 1.3 * a)
+    assert found.value == pytest.approx(
+        loss(
+            *(space(cloud(each), "squared_euclidean", "none") for each in (a, 1.3 * a)),
+            np.eye(30) / 30,
+        )
+    )
+
+
+@FEW
+@given(seed=SEEDS)
+def test_the_spectral_bound_only_rises_with_bins_and_eigenvalues(seed):
+    a, b = points(seed, 8), points(seed + 1, 6)
+    by_bins = [between(spectral(bins=n), a, b).value for n in (1, 2, 4, 240)]
+    by_axes = [between(spectral(eigenvalues=n), a, b).value for n in (1, 2, 3, 9)]
+    assert (np.diff(by_bins) >= -1e-9).all()
+    assert (np.diff(by_axes) >= -1e-9).all()
+
+
+# All five
+
+
+@pytest.mark.parametrize("distance", [k(**RAW, bins=9) for k in BOUNDS] + [low(3)])
 @pytest.mark.parametrize("normalisation", ["none", "mean", "median", "max"])
 def test_degenerate_clouds(distance, normalisation):
     distance = replace(distance, normalisation=normalisation)
@@ -304,7 +366,7 @@ def test_degenerate_clouds(distance, normalisation):
         assert math.isfinite(between(distance, uneven_cloud, twice).value)
 
 
-@pytest.mark.parametrize("distance", [k(**RAW, bins=9) for k in BOUNDS.values()] + [low(3)])
+@pytest.mark.parametrize("distance", [k(**RAW, bins=9) for k in BOUNDS] + [low(3)])
 def test_features_that_are_not_finite_are_refused(distance):
     wrong = points(1)
     wrong[4, 2] = np.nan
@@ -312,7 +374,7 @@ def test_features_that_are_not_finite_are_refused(distance):
         distance.prepare(cloud(wrong))
 
 
-@pytest.mark.parametrize("distance", [k(**RAW, bins=9) for k in BOUNDS.values()] + [low(3)])
+@pytest.mark.parametrize("distance", [k(**RAW, bins=9) for k in BOUNDS] + [low(3)])
 def test_root_and_half_root_are_those_of_the_loss(distance):
     a, b = points(1), points(2)
     whole, root, half = (

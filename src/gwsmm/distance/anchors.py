@@ -14,11 +14,15 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from gwsmm.distance.bounds import distance_signature, eccentricity_signature
+from gwsmm.distance.bounds import (
+    distance_signature,
+    eccentricity_signature,
+    spectral_signature,
+)
 from gwsmm.distance.descent import TOLERANCE, Array, Climbed, Sparse, Start, climb, scale, vertex
 from gwsmm.distance.space import Space
 
-_BINS = 256  # of the lower bound
+_BINS = 256  # of each lower bound
 _PROFILE = 64  # quantiles of an anchor's distances
 _AXES = 3  # principal axes whose signs are tried
 _FEW = 2  # steps after which most starts are given up
@@ -34,7 +38,7 @@ class Anchors:
     Attributes:
         space: K anchors: their mean costs [K, K] and their weights [K].
         energy: Σ C[i, k]² w[i] w[k] of all points.
-        signatures: [2, bins], of all points: see `lower_bound`.
+        signatures: [3, bins], of all points: see `lower_bound`.
         profiles: [K, 64], quantiles of each anchor's costs, independent of the order of points.
         axes: [K, 3], coordinates on the principal axes of the anchors, signs arbitrary.
     """
@@ -68,6 +72,11 @@ class Anchored:
         return len(self.anchors.space.weights) == len(self.labels)
 
 
+def anchors_of(space: Anchored | Anchors) -> Anchors:
+    """The anchors, with or without the points that they stand for."""
+    return space.anchors if isinstance(space, Anchored) else space
+
+
 def anchored(points: Array, space: Space, count: int) -> Anchored:
     """Gather the points around at most `count` anchors, by k-means; few points are their own.
 
@@ -86,9 +95,18 @@ def anchored(points: Array, space: Space, count: int) -> Anchored:
     costs: Array = np.asarray(blocks.T @ (blocks.T @ space.costs).T)
     coarse = Space((costs + costs.T) / 2, weights)
     energy = float(space.weights @ space.costs**2 @ space.weights)
-    signatures = np.stack([eccentricity_signature(space, _BINS), distance_signature(space, _BINS)])
-    anchors = Anchors(coarse, energy, signatures, _profiles(coarse), _axes(coarse))
+    anchors = Anchors(coarse, energy, _signatures(space), _profiles(coarse), _axes(coarse))
     return Anchored(space, anchors, labels, blocks)
+
+
+def _signatures(space: Space) -> Array:
+    return np.stack(
+        [
+            eccentricity_signature(space, _BINS),
+            distance_signature(space, _BINS),
+            spectral_signature(space, _BINS // 2, _BINS // 2 - 1),
+        ]
+    )
 
 
 def _gathered(points: Array, weights: Array, count: int) -> NDArray[np.int64]:
@@ -109,7 +127,7 @@ def in_order(a: Anchors, b: Anchors) -> bool:
 
 
 def lower_bound(a: Anchors, b: Anchors) -> float:
-    """A lower bound of the loss between all points: the better of Mémoli's first and second."""
+    """Of the loss between all points: the best of Mémoli's first and second and the spectral."""
     return float(((a.signatures - b.signatures) ** 2).sum(axis=1).max())
 
 
@@ -137,13 +155,19 @@ def spread(losses: Sequence[float]) -> float:
     return (max(losses) - least) / least if least > 0 else 0.0
 
 
+def gradient_of(a: Anchored, b: Anchored, coupling: Array) -> Array:
+    """[n, m]: C1 T C2 of the coupling T of all points that has these block sums [K, L]."""
+    through = (a.blocks.T @ a.space.costs).T @ coupling
+    gradient: Array = through @ (b.blocks.T @ b.space.costs)
+    return gradient
+
+
 def lifted(a: Anchored, b: Anchored, coupling: Array) -> Start:
     """Where the descent on all points begins, from a coupling of the anchors."""
     from ot.lp import emd
 
     one, other = a.anchors.space, b.anchors.space
-    through = (a.blocks.T @ a.space.costs).T @ coupling
-    gradient = through @ (b.blocks.T @ b.space.costs)
+    gradient = gradient_of(a, b, coupling)
     between = one.costs @ coupling @ other.costs
     highest = between.max()
     _, log = emd(one.weights, other.weights, highest - between, log=True)

@@ -40,6 +40,33 @@ def distance_signature(space: Space, bins: int) -> NDArray[np.float64]:
     return quantile_means(space.costs.ravel(), pairs.ravel(), bins)
 
 
+def spectral_signature(space: Space, bins: int, eigenvalues: int) -> NDArray[np.float64]:
+    """[bins + 1 + eigenvalues]: squared distances from the centre, and variances along axes.
+
+    Costs with a zero diagonal are C[i, k] = r[i] + r[k] − 2 G[i, k] for the centred Gram matrix G
+    and its diagonal r, so the loss of a coupling T with w its first weights is
+
+        2 Σ (r1[i] − r2[j])² T[i, j] + 2 (Σ r1 w1 − Σ r2 w2)² + 4 Σ (G1[i, k] − G2[j, l])² T T
+
+    and every term has a bound of its own: sorted r for the first, and the eigenvalues of the
+    weighted Gram matrices, both falling, for the last (von Neumann's trace inequality; the costs
+    are conditionally negative definite, so that none is negative). Leaving the smallest
+    eigenvalues out can only lower it. To be used as `eccentricity_signature`.
+
+    Source: Delon, Desolneux and Salmona (2022), "Gromov-Wasserstein distances between Gaussian
+    distributions", who bound the last term for inner products.
+    """
+    centred = space.costs - space.weights @ space.costs
+    gram = -0.5 * (centred - (centred @ space.weights)[:, None])
+    far, root = gram.diagonal(), np.sqrt(space.weights)
+    spectrum = np.linalg.eigvalsh(root[:, None] * gram * root)[::-1][:eigenvalues]
+    signature = np.zeros(bins + 1 + eigenvalues)
+    signature[:bins] = np.sqrt(2) * quantile_means(far, space.weights, bins)
+    signature[bins] = np.sqrt(2) * (far @ space.weights)
+    signature[bins + 1 : bins + 1 + len(spectrum)] = 2 * np.maximum(spectrum, 0)
+    return signature
+
+
 def profile_signatures(space: Space, bins: int) -> NDArray[np.float64]:
     """[n, bins]: the distribution of each point's distances."""
     return np.stack([quantile_means(row, space.weights, bins) for row in space.costs])

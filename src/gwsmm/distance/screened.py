@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from gwsmm.distance.anchors import Anchored, Anchors
+from gwsmm.distance.anchors import Anchored, Anchors, anchors_of
 from gwsmm.distance.gw_exact import GwExact
 from gwsmm.distance.gw_quantized import GwQuantized
 from gwsmm.distance.space import of_loss
@@ -36,7 +36,8 @@ class Screened:
         sample: other pairs solved, per item, drawn evenly over the order of their bounds.
         budget: pairs solved at most, per item; null: as many as the bounds ask for.
 
-    Source: Mémoli (2011), the first and second lower bound; the screen is ours.
+    Source: Mémoli (2011), the first and second lower bound, and `spectral_signature`; the screen is
+    ours.
     """
 
     compares: ClassVar[str] = "clouds"
@@ -63,9 +64,9 @@ class Screened:
         """The bounds of all pairs."""
         from scipy.spatial.distance import pdist, squareform
 
-        anchors = [each.anchors if isinstance(each, Anchored) else each for each in prepared]
-        signatures = np.stack([each.signatures for each in anchors])
-        losses = np.maximum(*(pdist(signatures[:, kind], "sqeuclidean") for kind in (0, 1)))
+        signatures = np.stack([anchors_of(each).signatures for each in prepared])
+        kinds = range(signatures.shape[1])
+        losses = np.max([pdist(signatures[:, kind], "sqeuclidean") for kind in kinds], axis=0)
         bounds = np.array([of_loss(loss, self.distance.quantity) for loss in losses])
         return Screen(squareform(bounds), self.neighbours, self.sample, self.budget)
 
