@@ -1,0 +1,305 @@
+"""What every merge keeps of the scores and at which storage, on the items of a folder.
+
+Gain kept is (merged - frozen) / (individual - frozen) of micro F1, where `frozen` is the pretrained
+encoder for all items with refitted heads: what merging keeps of what fine-tuning gave. Whatever is
+chosen is chosen on validation responses; test scores are only reported.
+"""
+
+import argparse
+import json
+import resource
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import mean, median, stdev
+from tempfile import TemporaryDirectory
+
+import pandas as pd
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from scipy.stats import t as student
+
+from gwsmm.evaluate import Evaluation, Tested, load_scores
+from gwsmm.merge.learning import LearnedMerge, Learning
+from gwsmm.merge.merging import Merging, group_for
+from gwsmm.metrics import METRICS, overall
+from gwsmm.pipeline import Experiment, prepare, run, trained
+from gwsmm.private.pooler import Pooler
+from gwsmm.results import Run
+from gwsmm.store import Store
+from gwsmm.types import InputError
+
+ROOT = Path(__file__).parents[1]
+CONF = ROOT / "conf"
+PLANS = {
+    "one trunk": ["grouping=all"],
+    "3 trunks": ["grouping=linkage", "grouping.encoders=3"],
+    "4 trunks": ["grouping=linkage", "grouping.encoders=4"],
+    "5 trunks": ["grouping=linkage", "grouping.encoders=5"],
+}
+FROZEN = "frozen"
+CODECS = {  # over the pretrained encoder, or over the trunk of the group
+    **{f"svd, rank {r}": ["private=svd", f"private.rank={r}"] for r in (4, 8, 16, 32, 64)},
+    "svd, validated": ["private=svd_validated"],
+    **{f"{b} bits": ["private=int", f"private.bits={b}"] for b in (2, 3, 4)},
+    "sign": ["private=sign"],
+}
+Row = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table: a plan, what makes its encoders, and the overrides that say so."""
+
+    kind: str
+    plan: str
+    name: str
+    overrides: tuple[str, ...]
+
+
+def main() -> None:
+    asked = arguments()
+    data = [f"items.path={asked.items}", "items=pasta"] if asked.items else []
+    folder = ROOT / "outputs" / "bench"
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: list[Row] = []
+    keys: dict[str, object] = {}
+    parts: dict[str, Callable[[], None]] = {
+        "scores": lambda: scores(asked, data, rows, keys),
+        "costs": lambda: costs(asked, data, rows),
+    }
+    file = folder / "merge.json"
+    if file.exists() and asked.only:  # a part that is run again replaces its own rows
+        before = json.loads(file.read_text())
+        rows += [row for row in before.pop("rows") if row["part"] not in asked.only]
+        keys |= before
+    for name, part in parts.items():
+        if not asked.only or name in asked.only:
+            print(f"— {name}", flush=True)
+            part()
+            file.write_text(json.dumps(keys | {"rows": rows}, indent=2) + "\n")
+    tables = [
+        pd.DataFrame([row for row in rows if row["part"] == name])
+        .drop(columns="part")
+        .to_markdown(index=False)
+        for name in parts
+        if any(row["part"] == name for row in rows)
+    ]
+    (folder / "merge.md").write_text("\n\n".join(tables) + "\n")
+    print("\n\n".join(tables))
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--items", help="folder of <item>_train.csv and <item>_test.csv; without: generated items"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--plans", nargs="+", default=list(PLANS), choices=list(PLANS))
+    parser.add_argument("--merges", nargs="+", default=sorted(p.stem for p in CONF.glob("merge/*")))
+    parser.add_argument("--only", nargs="*", default=[], help="parts: scores, costs")
+    parser.add_argument("overrides", nargs="*", help="of the configuration, e.g. finetune.epochs=9")
+    return parser.parse_args()
+
+
+def configured(*overrides: str) -> Experiment:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", overrides=["tracker=off", "stability.repeats=0", *overrides])
+    x: Experiment = instantiate(config, _convert_="all")
+    return x
+
+
+# What is kept of the scores.
+
+
+def settings(plans: Sequence[str], merges: Sequence[str]) -> list[Setting]:
+    """Every row, the controls first."""
+    frozen = [*PLANS["one trunk"], f"merge={FROZEN}"]
+    found = [Setting("reference", "one trunk", FROZEN, tuple(frozen))]
+    kept = [*PLANS["5 trunks"], "merge=published"]
+    steps = {
+        "published merge and heads": [*kept, "heads=published"],
+        "published merge, refitted heads": kept,
+        "TIES on the pretrained encoder, published heads": [*PLANS["5 trunks"], "heads=published"],
+        "TIES on the pretrained encoder, refitted heads": [*PLANS["5 trunks"]],
+    }
+    found += [Setting("step", "5 trunks", name, tuple(of)) for name, of in steps.items()]
+    found += [
+        Setting("merge", plan, merge, (*PLANS[plan], f"merge={merge}"))
+        for plan in plans
+        for merge in merges
+        if merge != FROZEN
+    ]
+    found += [
+        Setting("codec", "pretrained", name, (*PLANS["one trunk"], *of, "private.base=pretrained"))
+        for name, of in CODECS.items()
+    ]
+    found += [
+        Setting("codec", plan, name, (*PLANS[plan], *of))
+        for plan in plans
+        if plan in ("one trunk", "5 trunks")
+        for name, of in CODECS.items()
+    ]
+    return found
+
+
+def scores(
+    asked: argparse.Namespace, data: list[str], rows: list[Row], keys: dict[str, object]
+) -> None:
+    found: dict[Setting, list[Row]] = {}
+    for seed in asked.seeds:
+        x = configured(*data, *asked.overrides, f"seed={seed}")
+        items = prepare(x)
+        frozen: float | None = None
+        for setting in settings(asked.plans, asked.merges):
+            try:
+                one = configured(*data, *asked.overrides, f"seed={seed}", *setting.overrides)
+                row = measured(one, run(one, items))
+            except InputError as error:
+                print(f"{setting.plan}, {setting.name}: left out: {error}", flush=True)
+                continue
+            frozen = float(row["micro_f1"]) if frozen is None else frozen  # it is the first
+            gain = float(row["individual_micro_f1"]) - frozen
+            row["gain_kept"] = (float(row["micro_f1"]) - frozen) / gain
+            found.setdefault(setting, []).append(row)
+            kept = row["micro_f1"] / row["individual_micro_f1"]
+            print(f"{seed} {setting.plan}, {setting.name}: {kept:.4f}", flush=True)
+    rows += [table_row(setting, of) for setting, of in found.items()]
+    keys |= chosen(found)
+
+
+def measured(x: Experiment, done: Run) -> Row:
+    """The scores of a run on test responses, and the validation score that decides."""
+    content = done.results
+    row: Row = {}
+    for who, prefix in (("merged", ""), ("individual", "individual_")):
+        row |= {f"{prefix}{name}": content["overall"][who][name] for name in METRICS}
+        if content["merged_only"]:
+            only = content["merged_only"][who]["micro_f1"]
+            row[f"{prefix}merged_only_micro_f1"] = only
+    storage = content["storage"]
+    row |= {
+        "bytes": storage["bytes_after"],
+        "saving": storage["factor"],
+        "passes": storage["passes_after"],
+    }
+    held = [  # the evaluation reads the test part: here it is given the validation responses
+        Tested(replace(each.item, test=each.item.validation), each.after) for each in done.outcomes
+    ]
+    evaluate = Evaluation(encoder=x.encoder, trainer=x.trainer)
+    made = Store(Path(x.store)).each(evaluate, held, x.execute)
+    row["validation_micro_f1"] = overall([load_scores(each)["model"] for each in made]).micro_f1
+    return row
+
+
+def share(of: list[Row], name: str) -> list[float]:
+    """The score as a share of the individual models', seed by seed."""
+    return [float(row[name]) / float(row[f"individual_{name}"]) for row in of if name in row]
+
+
+def interval(values: Sequence[float]) -> str:
+    """The mean, with the half-width of its 95 % interval where there are several."""
+    text = f"{100 * mean(values):.1f}" if values else "–"
+    if len(values) > 1:
+        width = student.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5
+        text += f" ± {100 * width:.1f}"
+    return text
+
+
+def average(of: list[Row], name: str) -> float:
+    return mean(float(row[name]) for row in of)
+
+
+def table_row(setting: Setting, of: list[Row]) -> Row:
+    return {
+        "part": "scores",
+        "plan": setting.plan,
+        "kind": setting.kind,
+        "what": setting.name,
+        **{f"{name} kept, %": interval(share(of, name)) for name in METRICS},
+        "merged items only, %": interval(share(of, "merged_only_micro_f1")),
+        "gain kept, %": interval([float(row["gain_kept"]) for row in of]),
+        "MB": f"{average(of, 'bytes') / 1e6:.1f}",
+        "times less": f"{average(of, 'saving'):.1f}",
+        "passes": f"{average(of, 'passes'):.0f}",
+        "seeds": len(of),
+    }
+
+
+def chosen(found: dict[Setting, list[Row]]) -> dict[str, object]:
+    """The figures of the settings that validation chooses under each limit of storage."""
+
+    def best(allowed: Callable[[Setting], bool], saving: float) -> tuple[Setting, list[Row]]:
+        candidates = {
+            s: of for s, of in found.items() if allowed(s) and average(of, "saving") >= saving
+        }
+        pick = max(candidates, key=lambda s: average(candidates[s], "validation_micro_f1"))
+        return pick, candidates[pick]
+
+    keys: dict[str, object] = {}
+    references = ("published", "joint")  # are no merges to be chosen
+    limits: dict[str, tuple[Callable[[Setting], bool], float]] = {
+        "codec": (lambda s: s.kind == "codec", 5.5),
+        "trunk": (lambda s: s.kind == "merge" and s.name not in references, 2.0),
+        "single_trunk": (
+            lambda s: s.kind == "merge" and s.plan == "one trunk" and s.name not in references,
+            1.0,
+        ),
+    }
+    for name, (allowed, saving) in limits.items():
+        setting, of = best(allowed, saving)
+        keys |= {
+            f"{name}_choice": f"{setting.plan}, {setting.name}",
+            f"{name}_micro_kept": mean(share(of, "micro_f1")),
+            f"{name}_macro_kept": mean(share(of, "macro_f1")),
+            f"{name}_gain_kept": average(of, "gain_kept"),
+            f"{name}_saving": average(of, "saving"),
+        }
+    by_name = {setting.name: of for setting, of in found.items() if setting.kind != "merge"}
+    keys["frozen_micro_kept"] = mean(share(by_name[FROZEN], "micro_f1"))
+    keys["published_micro_kept"] = mean(share(by_name["published merge and heads"], "micro_f1"))
+    return keys
+
+
+# What a merge costs: one trunk of all members, each in a process of its own.
+
+
+def costs(asked: argparse.Namespace, data: list[str], rows: list[Row]) -> None:
+    for merge in asked.merges:
+        with get_context("spawn").Pool(1) as pool:
+            overrides = [*data, *asked.overrides, f"seed={asked.seeds[0]}", f"merge={merge}"]
+            seconds, bytes_ = pool.apply(cost, (overrides,))
+        rows.append(
+            {
+                "part": "costs",
+                "merge": merge,
+                "seconds": f"{seconds:.1f}",
+                "peak memory, MB": f"{bytes_ / 1e6:.0f}",
+            }
+        )
+        print(merge, rows[-1], flush=True)
+
+
+def cost(overrides: list[str]) -> tuple[float, int]:
+    """Median seconds of three merges of all items, and the peak memory of the process."""
+    x = configured(*overrides)
+    members = trained(x, prepare(x))
+    group = group_for(x.merge, members, members)
+    stage: Merging | Learning = (
+        Learning(encoder=x.encoder, merge=x.merge, private=Pooler(), trainer=x.trainer)
+        if isinstance(x.merge, LearnedMerge)
+        else Merging(encoder=x.encoder, merge=x.merge, private=Pooler())
+    )
+    seconds = []
+    for _ in range(1 if isinstance(x.merge, LearnedMerge) else 3):
+        with TemporaryDirectory() as folder:
+            started = time.perf_counter()
+            stage(group, Path(folder))
+            seconds.append(time.perf_counter() - started)
+    return median(seconds), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    main()
