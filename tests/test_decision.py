@@ -6,11 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from little import TINY, TWO, counts, gwsmm, read_json, write_items
+from little import TINY, TWO, counts, documented, gwsmm, paths, read_json, write_items
 from pydantic import ValidationError
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import f1_score, log_loss
-from test_pipeline import documented, paths
 
 from gwsmm.artefact import Scorer
 from gwsmm.decision.deciding import Deciding, Undecided

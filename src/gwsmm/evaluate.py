@@ -71,7 +71,7 @@ class Evaluation:
         if scorer.decision:
             by_rule = {"before": half(len(item.labels)), "after": rule}
             quality = {
-                when: asdict(calibration(item.test.labels, logits / np.float32(each.temperature)))
+                when: asdict(calibration(item.test.labels, each.scaled(logits)))
                 for when, each in by_rule.items()
             }
             (folder / "calibration.json").write_text(json.dumps(quality))

@@ -29,9 +29,13 @@ class Rule:
     temperature: float
     thresholds: Sequence[float]
 
+    def scaled(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits [n, L] over the temperature."""
+        return logits / np.float32(self.temperature)
+
     def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """[n, L] of logits [n, L], at the temperature."""
-        return sigmoid(logits / np.float32(self.temperature))
+        return sigmoid(self.scaled(logits))
 
     def decide(self, kind: Kind, probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
         """[n, L] decisions, for an ordinal item consistent steps of one score.
