@@ -141,7 +141,7 @@ def test_responses_that_are_not_given_to_it_do_not_matter(
 @pytest.mark.parametrize("seed", range(5))
 def test_no_threshold_between_two_responses_is_better(seed):
     given = drawn("multilabel", seed)
-    best = f1(Thresholds(least=1)(given), given)
+    best = f1(Thresholds(prior=0.0)(given), given)
     probabilities = sigmoid(given.logits)
     for threshold in np.unique(probabilities):
         worse = f1(Rule(1.0, (float(threshold),) * 4), given) <= best + 1e-12
@@ -154,7 +154,7 @@ def test_a_rare_label_gets_a_lower_threshold_that_a_frequent_one_does_not_need()
     z[:, 1] += 5
     labels = (random.random(z.shape) < 1 / (1 + np.exp(-z))).astype(np.uint8)
     given = Validated("multilabel", z.astype(np.float32), labels)
-    rule = Thresholds(least=5)(given)
+    rule = Thresholds(prior=10.0)(given)
     # of true probabilities half the best F1 is the best threshold (Lipton et al., theorem 1)
     assert rule.thresholds[0] == pytest.approx(f1(rule, given)[0] / 2, abs=0.05)
     assert rule.thresholds[0] < 0.3
@@ -162,22 +162,26 @@ def test_a_rare_label_gets_a_lower_threshold_that_a_frequent_one_does_not_need()
     assert rule.thresholds[1] == pytest.approx(0.5, abs=0.1)
 
 
-def test_a_label_with_too_few_responses_on_either_side_stays_at_one_half():
-    given = drawn("multilabel", 2)
-    few = int(given.labels.sum(0)[0])
-    assert Thresholds(least=1)(given).thresholds[0] != 0.5
-    assert Thresholds(least=few + 1)(given).thresholds[0] == 0.5
-    turned = Validated("multilabel", -given.logits, 1 - given.labels)
-    assert Thresholds(least=few + 1)(turned).thresholds[0] == 0.5
+@pytest.mark.parametrize("seed", range(5))
+def test_a_threshold_is_shrunk_by_how_few_responses_have_or_lack_the_label(seed):
+    given = drawn("multilabel", seed)
+    best = np.array(Thresholds(prior=0.0)(given).thresholds)
+    for prior in (5.0, 40.0):
+        found = np.array(Thresholds(prior=prior)(given).thresholds)
+        few = np.minimum(given.labels.sum(0), (1 - given.labels).sum(0))
+        shrunk = 0.5 + (best - 0.5) * few / (few + prior)
+        stays = f1(Rule(1.0, tuple(shrunk)), given) <= f1(half(4), given)
+        np.testing.assert_allclose(found, np.where(stays, 0.5, shrunk))
+    assert (best != 0.5).any()
 
 
 def test_of_equally_good_thresholds_the_nearest_to_one_half_is_taken():
     logits = np.array([[-3], [-2], [-1], [-0.5], [1]], np.float32)
     right = Validated("multilabel", logits, np.array([[0], [0], [0], [0], [1]], np.uint8))
-    assert Thresholds(least=1)(right).thresholds == (0.5,)
+    assert Thresholds(prior=0.0)(right).thresholds == (0.5,)
     p = sigmoid(logits).astype(np.float64).ravel()
     low = Validated("multilabel", logits, np.array([[0], [0], [1], [1], [1]], np.uint8))
-    assert Thresholds(least=1)(low).thresholds == (pytest.approx((p[1] + p[2]) / 2),)
+    assert Thresholds(prior=0.0)(low).thresholds == (pytest.approx((p[1] + p[2]) / 2),)
 
 
 # Temperature
@@ -229,7 +233,7 @@ def test_responses_that_are_all_right_are_as_sure_as_the_limit_allows():
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda: Thresholds(least=0),
+        lambda: Thresholds(prior=-1.0),
         lambda: Temperature(limit=1.0),
         lambda: Temperature(limit=float("inf")),
         lambda: Half(threshold=0.4),
@@ -309,7 +313,7 @@ def ece(truth, probabilities):
 def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     write_items(root / "data")
-    choices = {"half": [], "thresholds": ["decision.least=1"], "temperature": []}
+    choices = {"half": [], "thresholds": ["decision.prior=0"], "temperature": []}
     for name, settings in choices.items():
         where = [f"items.path={root / 'data'}", f"store={root / 'store'}"]
         given = [*TINY, TWO, "tracker=off", "items=pasta", *where, f"decision={name}", *settings]
