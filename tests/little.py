@@ -19,6 +19,8 @@ from gwsmm.cli.main import main
 
 COMMAND = Path(sys.executable).with_name("gwsmm")
 CONF = Path(__file__).parents[1] / "conf"
+DOCS = Path(__file__).parents[1] / "docs" / "results.md"
+MODELS = ("majority", "individual", "merged")
 NAMES = ("apples", "boats", "clouds", "dunes")
 WORDS = ("zebrafish", "quokkas", "axolotls", "wombats")  # one per item; in no other file of a run
 TINY = ("experiment=tiny", "execute=serial")
@@ -100,3 +102,27 @@ def counts(folder: Path) -> dict[str, tuple[int, int]]:
 def read_json(path: Path) -> dict:
     """The content of a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def paths(node: object, at: str = "") -> Iterator[str]:
+    """Where values stand in a JSON document, in the words of docs/results.md."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from paths(value, f"{at}.{'<model>' if key in MODELS else key}".lstrip("."))
+    elif isinstance(node, list):
+        for value in node:
+            yield from paths(value, f"{at}[]")
+    else:
+        yield at
+
+
+def documented(heading: str) -> set[str]:
+    """The first column of the tables under a heading."""
+    section = DOCS.read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
+    tables = section.split("Scores are")
+    keys, scores = [re.findall(r"^\| `([^`]+)` \| (\w+)", part, re.M) for part in (*tables, "")[:2]]
+    return {
+        full
+        for key, kind in keys
+        for full in ([f"{key}.{name}" for name, _ in scores] if kind == "scores" else [key])
+    }

@@ -39,6 +39,7 @@ STAGES = (
     "merge.learning",
     "private.coding",
     "heads.fitting",
+    "decision.deciding",
     "evaluate",
 )
 STRATEGIES = [
@@ -127,12 +128,14 @@ def test_every_stage_of_the_store_is_in_the_list_above():
     assert found - {"store"} == set(STAGES)
 
 
-@pytest.mark.parametrize("folder", ["distance", "grouping", "merge", "heads", "private", "items"])
+@pytest.mark.parametrize(
+    "folder", ["distance", "grouping", "merge", "heads", "decision", "private", "items"]
+)
 def test_strategies_know_no_stage_before_or_after_them(folder):
     allowed = {*FOUNDATION, "features"}  # loading of clouds
     for path in (SRC / folder).rglob("*.py"):
         outside = {name for name in own(path) if name.split(".")[0] != folder}
-        others = outside - allowed - {"private.private", "grouping.linkage"}
+        others = outside - allowed - {"private.private", "grouping.linkage", "items.ordinal"}
         assert not others, (name_of(path), others)
 
 

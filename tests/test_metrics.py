@@ -320,4 +320,5 @@ def outcome(task, n, width, before, after):
         dict.fromkeys(models, Scores(0.0, 0.0, 0.0, 0.0, n)),
         before,
         after,
+        {"individual": {}, "merged": {}},
     )

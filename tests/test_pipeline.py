@@ -14,13 +14,16 @@ import pytest
 import yaml
 from little import (
     CONF,
+    MODELS,
     NAMES,
     TINY,
     TWO,
     WORDS,
     answers,
     counts,
+    documented,
     gwsmm,
+    paths,
     read_json,
     write_items,
     write_table,
@@ -28,8 +31,6 @@ from little import (
 from matplotlib.image import imread
 from sklearn.metrics import accuracy_score, f1_score
 
-DOCS = Path(__file__).parents[1] / "docs" / "results.md"
-MODELS = ("majority", "individual", "merged")
 METRICS = ("micro_f1", "macro_f1", "exact_match", "label_accuracy")
 FILES = {
     "config.yaml", "results.json", "predictions.parquet", "distances.csv", "pairs.csv",
@@ -114,30 +115,6 @@ def test_distances_are_a_symmetric_table_of_all_items(first):
     np.testing.assert_array_equal(values, values.T)
     np.testing.assert_array_equal(np.diagonal(values), 0)
     assert (values[~np.eye(len(values), dtype=bool)] > 0).all()
-
-
-def paths(node: object, at: str = "") -> Iterator[str]:
-    """Where values stand in a JSON document, in the words of docs/results.md."""
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield from paths(value, f"{at}.{'<model>' if key in MODELS else key}".lstrip("."))
-    elif isinstance(node, list):
-        for value in node:
-            yield from paths(value, f"{at}[]")
-    else:
-        yield at
-
-
-def documented(heading: str) -> set[str]:
-    """The first column of the tables under a heading."""
-    section = DOCS.read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
-    tables = section.split("Scores are")
-    keys, scores = [re.findall(r"^\| `([^`]+)` \| (\w+)", part, re.M) for part in (*tables, "")[:2]]
-    return {
-        full
-        for key, kind in keys
-        for full in ([f"{key}.{name}" for name, _ in scores] if kind == "scores" else [key])
-    }
 
 
 def test_results_hold_what_the_documentation_says(first):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 PRIVATE = "private.safetensors"
+DECISION = "decision.json"
 
 
 @dataclass(frozen=True)
@@ -170,17 +171,20 @@ def part_of(state: State, part: str) -> State:
 class Scorer:
     """The three parts that score one item, each where it is kept.
 
-    A merged trunk is shared by its group; the pooler is shared or the item's own.
+    A merged trunk is shared by its group; the pooler is shared or the item's own. `decision` holds
+    the rule that was fitted to what these parts say; None: thresholds of one half.
     """
 
     trunk: Kept
     pooler: Kept
     head: Artefact
+    decision: Artefact | None = None
 
     def files(self) -> set[Path]:
         """The files that this item needs."""
         where = {"trunk": self.trunk, "pooler": self.pooler, "head": self.head}
-        return {path for part, made in where.items() for path in _files(made, part)}
+        rule = {self.decision.path / DECISION} if self.decision else set()
+        return rule | {path for part, made in where.items() for path in _files(made, part)}
 
 
 def _files(made: Kept, part: str) -> set[Path]:

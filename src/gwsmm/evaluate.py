@@ -8,15 +8,13 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gwsmm.artefact import Artefact, Scorer, load_state
+from gwsmm.artefact import Artefact, Scorer
+from gwsmm.decision.rule import half, load_rule, sigmoid
 from gwsmm.encoder import Encoder
-from gwsmm.items.ordinal import decode, encode
-from gwsmm.metrics import Scores
+from gwsmm.metrics import Calibration, Scores
 from gwsmm.progress import write_fraction
 from gwsmm.recipe import Trainer
 from gwsmm.types import Item
-
-_THRESHOLD = 0.5  # as published
 
 
 @dataclass(frozen=True)
@@ -29,30 +27,29 @@ class Tested:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The stage: item and scorer → `probabilities.safetensors` [n, L] and `scores.json`.
+    """The stage: item and scorer → `probabilities.safetensors` and `scores.json`.
 
     The scores, of the model and of the majority baseline beside it, are kept too: a run that finds
-    them in the store needs none of the libraries that compute them.
+    them in the store needs none of the libraries that compute them. Where a rule was fitted,
+    `calibration.json` holds how good the probabilities are without it and with it.
     """
 
     stage: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     encoder: Encoder
     trainer: Trainer
 
     def __call__(self, subject: Tested, folder: Path) -> None:
         """Score every test response of the item."""
-        from safetensors.torch import save_file
+        from safetensors.numpy import save_file
 
-        from gwsmm.metrics import score
+        from gwsmm.metrics import calibration, score
         from gwsmm.network import infer
 
         item, scorer = subject.item, subject.scorer
         network = self.encoder.network(len(item.labels))
-        network.load_part("trunk", load_state(scorer.trunk, "trunk"))
-        network.load_part("pooler", load_state(scorer.pooler, "pooler"))
-        network.load_part("head", load_state(scorer.head, "head"))
+        network.load_scorer(scorer)
         network.to(self.trainer.device).eval()
         logits = infer(
             network,
@@ -60,12 +57,24 @@ class Evaluation:
             self.encoder.padding,
             network,
             lambda done: write_fraction(folder, done),
+        ).numpy()
+        rule = load_rule(scorer.decision) if scorer.decision else half(len(item.labels))
+        decisions = rule.decide(item.kind, sigmoid(logits))
+        model = Predictions(rule.probabilities(logits), decisions)
+        save_file(
+            {"probabilities": model.probabilities, "decisions": model.decisions},
+            folder / "probabilities.safetensors",
         )
-        probabilities = logits.sigmoid()
-        save_file({"probabilities": probabilities}, folder / "probabilities.safetensors")
-        said = {"model": _decide(item, probabilities.numpy()), "majority": majority(item)}
+        said = {"model": model, "majority": majority(item)}
         scores = {by: asdict(score(item.test.labels, what.decisions)) for by, what in said.items()}
         (folder / "scores.json").write_text(json.dumps(scores))
+        if scorer.decision:
+            by_rule = {"before": half(len(item.labels)), "after": rule}
+            quality = {
+                when: asdict(calibration(item.test.labels, each.scaled(logits)))
+                for when, each in by_rule.items()
+            }
+            (folder / "calibration.json").write_text(json.dumps(quality))
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +82,7 @@ class Predictions:
     """What one model says of an item's test responses.
 
     Attributes:
-        probabilities: [n, L].
+        probabilities: [n, L], at the model's temperature.
         decisions: [n, L] of 0 and 1; for an ordinal item consistent steps of one score.
     """
 
@@ -81,12 +90,11 @@ class Predictions:
     decisions: NDArray[np.uint8]
 
 
-def load_predictions(item: Item, made: Artefact) -> Predictions:
-    """The probabilities that `Evaluation` wrote, and the decisions they lead to."""
+def load_predictions(made: Artefact) -> Predictions:
+    """The probabilities and decisions that `Evaluation` wrote."""
     from safetensors.numpy import load_file
 
-    probabilities = load_file(made.file("probabilities.safetensors"))["probabilities"]
-    return _decide(item, probabilities)
+    return Predictions(**load_file(made.file("probabilities.safetensors")))
 
 
 def load_scores(made: Artefact) -> dict[str, Scores]:
@@ -95,14 +103,16 @@ def load_scores(made: Artefact) -> dict[str, Scores]:
     return {by: Scores(**values) for by, values in content.items()}
 
 
+def load_calibration(made: Artefact) -> dict[str, Calibration]:
+    """How good the probabilities are `before` and `after` the rule, where one was fitted."""
+    if not made.has("calibration.json"):
+        return {}
+    content = json.loads(made.file("calibration.json").read_text())
+    return {when: Calibration(**values) for when, values in content.items()}
+
+
 def majority(item: Item) -> Predictions:
     """The baseline that knows only how often each label is given in training."""
     shares = item.train.labels.mean(axis=0, dtype=np.float64).astype(np.float32)
-    return _decide(item, np.tile(shares, (len(item.test), 1)))
-
-
-def _decide(item: Item, probabilities: NDArray[np.float32]) -> Predictions:
-    decisions = (probabilities > _THRESHOLD).astype(np.uint8)
-    if item.kind == "ordinal":
-        decisions = encode(decode(decisions), len(item.labels))
-    return Predictions(probabilities, decisions)
+    probabilities = np.tile(shares, (len(item.test), 1))
+    return Predictions(probabilities, half(len(shares)).decide(item.kind, probabilities))

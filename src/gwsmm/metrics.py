@@ -64,6 +64,33 @@ def score(truth: NDArray[np.uint8], predicted: NDArray[np.uint8]) -> Scores:
     )
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """How good an item's probabilities are.
+
+    Attributes:
+        nll: negative log-likelihood, mean over responses and labels.
+        ece: expected calibration error over all responses and labels, in 15 bins of equal width.
+    """
+
+    nll: float
+    ece: float
+
+
+def calibration(truth: NDArray[np.uint8], logits: NDArray[np.float32]) -> Calibration:
+    """Of one item: truth [n, L] of 0 and 1, and logits [n, L]."""
+    import torch
+    from torch.nn.functional import binary_cross_entropy_with_logits
+    from torchmetrics.functional.classification import binary_calibration_error
+
+    z = torch.from_numpy(logits).double().flatten()
+    y = torch.from_numpy(truth.astype(np.int64)).flatten()
+    return Calibration(
+        nll=float(binary_cross_entropy_with_logits(z, y.double())),
+        ece=float(binary_calibration_error(z.sigmoid(), y, n_bins=15)),
+    )
+
+
 def overall(scores: Sequence[Scores]) -> Scores:
     """The mean over items, weighted by their responses, as in the paper's tables."""
     weights = [each.responses for each in scores]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from gwsmm.artefact import State
+from gwsmm.artefact import Scorer, State, load_state
 
 INFERENCE_BATCH = 64  # responses; large enough to fill the cores, small enough for any memory
 
@@ -74,6 +74,12 @@ class Network(nn.Module):
     def part_state(self, part: str) -> State:
         """A copy of the tensors of `trunk`, `pooler` or `head`; empty if it has no such part."""
         return dict(_floats(getattr(self, part)))
+
+    def load_scorer(self, scorer: Scorer) -> None:
+        """Take over all three parts of what scores an item."""
+        self.load_part("trunk", load_state(scorer.trunk, "trunk"))
+        self.load_part("pooler", load_state(scorer.pooler, "pooler"))
+        self.load_part("head", load_state(scorer.head, "head"))
 
     def load_part(self, part: str, state: State) -> None:
         """Take over the tensors of one part; an empty state is that of a part that is not there."""

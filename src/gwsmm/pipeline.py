@@ -1,10 +1,10 @@
 """The whole program as one figure.
 
-items → finetune → features → distances → plan → merge → heads → evaluate → report
+items → finetune → features → distances → plan → merge → heads → decision → evaluate → report
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gwsmm.artefact import Artefact, Coded, Kept, Member, Scorer
+from gwsmm.decision.deciding import Deciding, Undecided
+from gwsmm.decision.rule import Decision
 from gwsmm.distance.pairwise import Distance, Pairwise, load_distances
 from gwsmm.distance.stability import Halving, Stability, load_stability
 from gwsmm.distance.subjects import (
@@ -82,6 +84,7 @@ class Experiment:
     merge: Merge | LearnedMerge
     private: Private
     heads: Heads
+    decision: Decision
     trainer: Trainer
     execute: Execute
     tracker: Tracker
@@ -109,8 +112,9 @@ def run(x: Experiment, items: Sequence[Item]) -> Run:
     distances = load_distances(names, matrix, x.distance, _stability(x, subjects))
     plan = x.grouping(distances)
 
-    before = {member.item.name: Scorer(*[member.made] * 3) for member in members}
-    after = before | _merge(x, store, members, plan)
+    alone = {member.item.name: Scorer(*[member.made] * 3) for member in members}
+    before = _decided(x, store, members, alone)
+    after = before | _decided(x, store, members, _merge(x, store, members, plan))
 
     evaluate = Evaluation(encoder=x.encoder, trainer=x.trainer)
     tested = [Tested(item, by[item.name]) for by in (before, after) for item in items]
@@ -206,6 +210,22 @@ def _merge(x: Experiment, store: Store, members: list[Member], plan: Plan) -> di
     return {
         each.member.item.name: Scorer(each.trunk, each.pooler, head)
         for each, head in zip(moved, heads, strict=True)
+    }
+
+
+def _decided(
+    x: Experiment, store: Store, members: Sequence[Member], scorers: dict[str, Scorer]
+) -> dict[str, Scorer]:
+    """These scorers, each with the rule that was fitted to it, if one is."""
+    if not x.decision.fitted:
+        return scorers
+    items = [member.item for member in members if member.item.name in scorers]
+    undecided = [Undecided(item, scorers[item.name]) for item in items]
+    decide = Deciding(encoder=x.encoder, decision=x.decision, trainer=x.trainer)
+    made = store.each(decide, undecided, x.execute)
+    return {
+        each.item.name: replace(each.scorer, decision=rule)
+        for each, rule in zip(undecided, made, strict=True)
     }
 
 

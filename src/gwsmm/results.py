@@ -5,15 +5,22 @@ when, where or how fast a run was, so that the same experiment gives the same by
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gwsmm.artefact import Artefact, Member, Scorer
-from gwsmm.evaluate import Predictions, load_predictions, load_scores, majority
+from gwsmm.decision.rule import load_rule
+from gwsmm.evaluate import (
+    Predictions,
+    load_calibration,
+    load_predictions,
+    load_scores,
+    majority,
+)
 from gwsmm.items.ordinal import decode
-from gwsmm.metrics import Scores, overall
+from gwsmm.metrics import Calibration, Scores, overall
 from gwsmm.types import Distances, Item, Plan
 
 if TYPE_CHECKING:
@@ -34,6 +41,8 @@ class Outcome:
         scores: by the same.
         before: what scores the item before the merge.
         after: what scores it after; the same where the item keeps its own encoder.
+        calibration: of `individual` and `merged`, `before` and `after` the rule that was fitted;
+            empty where none was.
     """
 
     item: Item
@@ -41,6 +50,7 @@ class Outcome:
     scores: Mapping[str, Scores]
     before: Scorer
     after: Scorer
+    calibration: Mapping[str, Mapping[str, Calibration]]
 
 
 def outcome(
@@ -52,8 +62,8 @@ def outcome(
         item,
         {
             "majority": majority(item),
-            "individual": load_predictions(item, individual),
-            "merged": load_predictions(item, merged),
+            "individual": load_predictions(individual),
+            "merged": load_predictions(merged),
         },
         {
             "majority": before["majority"],
@@ -61,6 +71,7 @@ def outcome(
             "merged": after["model"],
         },
         *scorers,
+        {"individual": load_calibration(individual), "merged": load_calibration(merged)},
     )
 
 
@@ -178,7 +189,23 @@ def _item(outcome: Outcome, plan: Plan, scores: Mapping[str, Scores]) -> dict[st
         "group": plan.groups.index(plan.group_of(item.name)),
         "notes": list(item.notes),
         "scores": {model: scores[model].as_dict() for model in MODELS},
+        **_decision(outcome),
     }
+
+
+def _decision(outcome: Outcome) -> dict[str, object]:
+    """The rules that were fitted for an item, and what they did to its probabilities."""
+    scorers = {"individual": outcome.before, "merged": outcome.after}
+    rules = {model: load_rule(each.decision) for model, each in scorers.items() if each.decision}
+    content = {
+        model: {
+            **asdict(rule),
+            **{f"nll_{when}": each.nll for when, each in outcome.calibration[model].items()},
+            **{f"ece_{when}": each.ece for when, each in outcome.calibration[model].items()},
+        }
+        for model, rule in rules.items()
+    }
+    return {"decision": content} if content else {}
 
 
 def _storage(outcomes: Sequence[Outcome]) -> dict[str, float]:

@@ -1,0 +1,1 @@
+"""From an item's logits to probabilities and decisions: one strategy per file."""
