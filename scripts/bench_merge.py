@@ -17,6 +17,7 @@ from statistics import mean, median, stdev
 from tempfile import TemporaryDirectory
 
 import pandas as pd
+from bench_peers import mergekit
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from scipy.stats import t as student
@@ -69,6 +70,7 @@ def main() -> None:
     parts: dict[str, Callable[[], None]] = {
         "scores": lambda: scores(asked, data, rows, keys),
         "costs": lambda: costs(asked, data, rows),
+        "mergekit": lambda: mergekit(asked.mergekit, asked.repeats, rows, keys),
     }
     file = folder / "merge.json"
     if file.exists() and asked.only:  # a part that is run again replaces its own rows
@@ -99,7 +101,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--plans", nargs="+", default=list(PLANS), choices=list(PLANS))
     parser.add_argument("--merges", nargs="+", default=sorted(p.stem for p in CONF.glob("merge/*")))
-    parser.add_argument("--only", nargs="*", default=[], help="parts: scores, costs")
+    parser.add_argument("--mergekit", help="the program mergekit-yaml, installed elsewhere")
+    parser.add_argument("--repeats", type=int, default=3, help="of what is timed side by side")
+    parser.add_argument("--only", nargs="*", default=[], help="parts: scores, costs, mergekit")
     parser.add_argument("overrides", nargs="*", help="of the configuration, e.g. finetune.epochs=9")
     return parser.parse_args()
 
