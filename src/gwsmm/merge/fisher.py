@@ -31,7 +31,7 @@ class Fisher:
     such as those of responses that tell nothing, give the average; equal members are given back.
 
     Needs texts of training responses and gradients of the members: one backward pass for every
-    label of every response. In memory: seven encoders, whatever the number of members. Choose it
+    label of every response. In memory: six encoders, whatever the number of members. Choose it
     where `average` is too coarse and the members differ in how sure they are.
 
     Attributes:
