@@ -1,6 +1,7 @@
 """Encoders by their real code path: small random checkpoints on disk, in the hub's own format."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from importlib.util import find_spec
@@ -27,6 +28,10 @@ from transformers.utils import logging as talk
 
 from gwsmm.artefact import checksum
 from gwsmm.encoder import Encoder
+from gwsmm.merge.average import Average
+from gwsmm.merge.grams import linear_layers, second_moments, stages
+from gwsmm.merge.learning import Learners
+from gwsmm.merge.matrices import is_matrix
 from gwsmm.network import infer, pad, pool
 from gwsmm.types import InputError
 
@@ -267,6 +272,35 @@ def test_nothing_pickled_is_read(encoder, monkeypatch):
         assert logits(encoder.network(labels=2), encoder).shape == (4, 2)
     finally:
         (Path(encoder.model) / "pytorch_model.bin").unlink()
+
+
+def test_every_linear_layer_is_seen_at_work_from_the_lowest_layer_to_the_pooler(encoder):
+    network = encoder.network(labels=2).eval()
+    shared, ids = network.shared_state(), encoder.tokenize(TEXTS)
+    layers = linear_layers(network, shared)
+    matrices = {name for name, tensor in shared.items() if is_matrix(name, tensor)}
+    assert {f"{name}.weight" for name in layers} == matrices
+    order = stages(network, layers, ids[0])
+    assert {name for stage in order for name in stage.layers} == set(layers)
+    assert [re.findall(r"\d+", stage.prefix) for stage in order] == [["0"], ["1"], ["2"], []]
+    grams = second_moments(network, layers, ids, encoder.padding)
+    assert all((gram.diagonal() > 0).any() for gram in grams.values())
+
+
+def test_merges_that_solve_for_the_encoder_take_every_architecture(
+    encoder, make_item, make_member, configured, cpu, tmp_path
+):
+    items = [make_item(name, n=6, seed=seed) for seed, name in enumerate("ab")]
+    members = [make_member(encoder, item, tmp_path, seed) for seed, item in enumerate(items)]
+    learners = Learners(members, encoder.pretrained(), encoder, cpu, lambda done: None)
+    average = learners.merged_by(Average())
+    for name in ("fisher", "regmean", "regmean_pp"):
+        merged = configured("merge", f"merge={name}").learn(learners)
+        assert merged.keys() == average.keys()
+        layers = linear_layers(learners.network(members[0]), merged)
+        moved = {k for k in merged if not torch.allclose(merged[k], average[k], atol=1e-4)}
+        assert all(f"{layer}.weight" in moved for layer in layers)
+        assert all(tensor.isfinite().all() for tensor in merged.values())
 
 
 @pytest.mark.parametrize("layers", [1, 3])
