@@ -1,6 +1,7 @@
 """What the models do on the test responses; nothing else in the program opens them."""
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -16,7 +17,7 @@ from gwsmm.progress import write_fraction
 from gwsmm.recipe import Trainer
 from gwsmm.types import Item
 
-_THRESHOLD = 0.5  # as published
+THRESHOLD = 0.5  # as published
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Evaluation:
         )
         probabilities = logits.sigmoid()
         save_file({"probabilities": probabilities}, folder / "probabilities.safetensors")
-        said = {"model": _decide(item, probabilities.numpy()), "majority": majority(item)}
+        said = {"model": _predictions(item, probabilities.numpy()), "majority": majority(item)}
         scores = {by: asdict(score(item.test.labels, what.decisions)) for by, what in said.items()}
         (folder / "scores.json").write_text(json.dumps(scores))
 
@@ -86,7 +87,22 @@ def load_predictions(item: Item, made: Artefact) -> Predictions:
     from safetensors.numpy import load_file
 
     probabilities = load_file(made.file("probabilities.safetensors"))["probabilities"]
-    return _decide(item, probabilities)
+    return _predictions(item, probabilities)
+
+
+def deviation(
+    item: Item,
+    recorded: Predictions,
+    scored: Callable[[Sequence[str]], NDArray[np.float32]],
+) -> float:
+    """How far at most `scored` is from what the evaluation recorded of the test responses.
+
+    Args:
+        item: with its test responses.
+        recorded: what `Evaluation` wrote of them.
+        scored: makes probabilities [n, L] of n texts.
+    """
+    return float(np.abs(scored(item.test.texts) - recorded.probabilities).max())
 
 
 def load_scores(made: Artefact) -> dict[str, Scores]:
@@ -98,11 +114,18 @@ def load_scores(made: Artefact) -> dict[str, Scores]:
 def majority(item: Item) -> Predictions:
     """The baseline that knows only how often each label is given in training."""
     shares = item.train.labels.mean(axis=0, dtype=np.float64).astype(np.float32)
-    return _decide(item, np.tile(shares, (len(item.test), 1)))
+    return _predictions(item, np.tile(shares, (len(item.test), 1)))
 
 
-def _decide(item: Item, probabilities: NDArray[np.float32]) -> Predictions:
-    decisions = (probabilities > _THRESHOLD).astype(np.uint8)
+def _predictions(item: Item, probabilities: NDArray[np.float32]) -> Predictions:
+    decisions = decide(probabilities, THRESHOLD)
     if item.kind == "ordinal":
         decisions = encode(decode(decisions), len(item.labels))
     return Predictions(probabilities, decisions)
+
+
+def decide(
+    probabilities: NDArray[np.float32], thresholds: Sequence[float] | float
+) -> NDArray[np.uint8]:
+    """[n, L]: 1 where a probability is above the threshold, or the one of its label."""
+    return (probabilities > np.asarray(thresholds, np.float32)).astype(np.uint8)

@@ -42,8 +42,15 @@ class Network(nn.Module):
 
     def represent(self, ids: Tensor, mask: Tensor) -> Tensor:
         """[b, d]: the vectors that the head sees."""
+        return self.pooled(self.vector(ids, mask))
+
+    def vector(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """[b, d]: the vectors before the pooler, the same for all items that share the trunk."""
         hidden = self.trunk(input_ids=ids, attention_mask=mask).last_hidden_state
-        vector = pool(hidden, mask, self.pooling)
+        return pool(hidden, mask, self.pooling)
+
+    def pooled(self, vector: Tensor) -> Tensor:
+        """[b, d]: what the pooler, if there is one, makes of the trunk's vectors [b, d]."""
         return vector if self.pooler is None else torch.tanh(self.pooler(vector))
 
     def hidden(self, ids: Tensor, mask: Tensor, layer: int) -> Tensor:
@@ -75,12 +82,18 @@ class Network(nn.Module):
         """A copy of the tensors of `trunk`, `pooler` or `head`; empty if it has no such part."""
         return dict(_floats(getattr(self, part)))
 
-    def load_part(self, part: str, state: State) -> None:
-        """Take over the tensors of one part; an empty state is that of a part that is not there."""
+    def load_part(self, part: str, state: State, *, copy: bool = True) -> None:
+        """Take over the tensors of one part; an empty state is that of a part that is not there.
+
+        Args:
+            part: `trunk`, `pooler` or `head`.
+            state: its tensors by name.
+            copy: False: the network holds these very tensors, which may be mapped from a file.
+        """
         net: nn.Module | None = getattr(self, part)
         if net is not None:
             # Buffers such as position ids are not weights and are not stored.
-            missing, unexpected = net.load_state_dict(dict(state), strict=False)
+            missing, unexpected = net.load_state_dict(dict(state), strict=False, assign=not copy)
             lacking = set(missing) & {name for name, _ in net.named_parameters()}
             if lacking or unexpected:
                 raise ValueError(f"{part} lacks {sorted(lacking)} or has unknown {unexpected}")
@@ -118,10 +131,19 @@ def infer(
     filler: int,
     function: Callable[[Tensor, Tensor], Tensor],
     tick: Callable[[float], None] = lambda fraction: None,
+    size: int = INFERENCE_BATCH,
 ) -> Tensor:
     """Apply `function(ids, mask)` to all responses in batches of like length, without gradients.
 
     The network stays in the mode that it is in: `network.train()` draws new dropout at every call.
+
+    Args:
+        network: says where to compute.
+        ids: token ids of each response.
+        filler: token id that fills a batch.
+        function: of a batch of token ids [b, t] and their attention mask [b, t], gives [b, d].
+        tick: takes the fraction of the work that is done.
+        size: responses in a batch.
 
     Returns:
         [n, d] in the order of `ids`, on the CPU.
@@ -129,8 +151,8 @@ def infer(
     device = next(network.parameters()).device
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     rows: list[Tensor] = []
-    for start in range(0, len(order), INFERENCE_BATCH):
-        batch = order[start : start + INFERENCE_BATCH]
+    for start in range(0, len(order), size):
+        batch = order[start : start + size]
         tokens, mask = pad([ids[i] for i in batch], filler)
         rows.append(function(tokens.to(device), mask.to(device)).float().cpu())
         tick((start + len(batch)) / len(order))

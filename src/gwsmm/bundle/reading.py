@@ -1,0 +1,246 @@
+"""Reads a bundle and scores responses with it; nothing in a bundle is executed.
+
+The encoder runs once per trunk over the responses to all items that share it, in batches of like
+length and once for equal texts. One trunk is in memory at a time: a plain one is mapped from its
+file, a coded one is decoded tensor by tensor.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gwsmm.artefact import MANIFEST, Codec, State, checksum, part_of
+from gwsmm.bundle.manifest import Bundled, Manifest, Part, read_manifest
+from gwsmm.encoder import Encoder
+from gwsmm.types import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gwsmm.network import Network
+
+ENCODER = "encoder"  # folder of configuration and tokenizer
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """What the model of one item says of its responses.
+
+    Attributes:
+        rows: [m] positions of these responses among all that were given.
+        probabilities: [m, L].
+    """
+
+    rows: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that `open_bundle` opened.
+
+    Attributes:
+        folder: where it is.
+        manifest: its content.
+        device: where to compute, in torch's words.
+        encoder: tokenizes, and makes networks without weights.
+        codec: decodes private parts; None where no item has any.
+    """
+
+    folder: Path
+    manifest: Manifest
+    device: str
+    encoder: Encoder
+    codec: Codec | None
+
+    @cached_property
+    def items(self) -> Mapping[str, Bundled]:
+        """The items by name."""
+        return {item.name: item for item in self.manifest.items}
+
+    def probabilities(
+        self,
+        names: Sequence[str],
+        texts: Sequence[str],
+        *,
+        batch: int,
+        tick: Callable[[float], None] = lambda fraction: None,
+    ) -> dict[str, Scored]:
+        """What the models say of responses that may mix items.
+
+        Args:
+            names: the item of each response.
+            texts: the responses.
+            batch: responses in a batch.
+            tick: takes the fraction of the responses that is done.
+
+        Returns:
+            By item, for those that have responses.
+
+        Raises:
+            InputError: a file of the bundle is damaged.
+        """
+        import torch
+
+        rows = defaultdict[str, list[int]](list)
+        for row, name in enumerate(names):
+            rows[name].append(row)
+        self._verify([self.items[name] for name in rows])
+        passes = defaultdict[Part, dict[str, list[str]]](dict)
+        for name, own in rows.items():
+            passes[self.items[name].trunk][name] = [texts[row] for row in own]
+        found, done = dict[str, Scored](), 0
+        with torch.inference_mode():
+            for trunk, said in passes.items():
+                share = sum(map(len, said.values())) / len(texts)
+                part = _within(tick, done / len(texts), share)
+                for name, values in self._pass(trunk, said, batch, part):
+                    found[name] = Scored(np.array(rows[name]), values)
+                    done += len(values)
+        return found
+
+    def _pass(
+        self,
+        trunk: Part,
+        said: Mapping[str, Sequence[str]],
+        batch: int,
+        tick: Callable[[float], None],
+    ) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """Probabilities [m, L] of the responses to every item of one trunk."""
+        from torch.nn.functional import linear
+
+        from gwsmm.network import infer
+
+        network = self._network(trunk)
+        different = dict.fromkeys(text for texts in said.values() for text in texts)
+        place = {text: i for i, text in enumerate(different)}
+        ids = self.encoder.tokenize(list(different))
+        vectors = infer(network, ids, self.encoder.padding, network.vector, tick, batch)
+        for name, texts in said.items():
+            weight, bias = self._upper(network, self.items[name])
+            own = vectors[[place[text] for text in texts]].to(self.device)
+            logits = linear(network.pooled(own), weight, bias)
+            yield name, logits.sigmoid().cpu().numpy()
+
+    def _network(self, trunk: Part) -> "Network":
+        """A network with this trunk, the rest of it still to be loaded."""
+        import torch
+
+        with self._readable_errors():
+            network = self.encoder.unfilled(labels=1)
+            network.load_part("trunk", dict(self._tensors(trunk, "trunk")), copy=False)
+        return network.to(self.device, torch.float32).eval()
+
+    def _upper(self, network: "Network", item: Bundled) -> "tuple[Tensor, Tensor]":
+        """Load the item's pooler; return its head: weight [L, d] and bias [L]."""
+        import torch
+
+        with self._readable_errors():
+            pooler = {} if item.pooler is None else dict(self._tensors(item.pooler, "pooler"))
+            network.load_part("pooler", pooler, copy=False)
+            head = self._load(item.head)
+            weight, bias = (
+                head[name].to(self.device, torch.float32) for name in ("weight", "bias")
+            )
+            if len(weight) != len(item.labels):
+                raise ValueError(f"{item.head} has {len(weight)} outputs")
+        network.to(self.device, torch.float32)
+        return weight, bias
+
+    def _tensors(self, made_of: Part, part: str) -> Iterator[tuple[str, "Tensor"]]:
+        """The tensors of a trunk or a pooler; coded ones are decoded one by one."""
+        if made_of.private is None or self.codec is None:
+            yield from self._load(made_of.shared[0]).items()
+            return
+        code: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
+        for key, tensor in part_of(self._load(made_of.private), part).items():
+            code[key.partition(":")[0]][key] = tensor
+        for name, bases in _one_by_one([self.folder / path for path in made_of.shared]):
+            yield from self.codec.decode(code[name], [{name: base} for base in bases]).items()
+
+    def _load(self, name: str) -> State:
+        """The tensors of a file, mapped into memory."""
+        from safetensors.torch import load_file
+
+        return load_file(self.folder / name)
+
+    def _verify(self, items: Sequence[Bundled]) -> None:
+        """Refuse a file that is not what was written, before any work."""
+        needed = dict.fromkeys(name for item in items for name in item.files)
+        encoder = [name for name in self.manifest.files if name.startswith(f"{ENCODER}/")]
+        for name in (*encoder, *needed):
+            if checksum(self.folder / name) != self.manifest.files[name].sha256:
+                raise InputError(
+                    f"{self.folder / name} is missing or damaged: its checksum is not that of the "
+                    "manifest; copy the bundle again"
+                )
+
+    @contextmanager
+    def _readable_errors(self) -> Iterator[None]:
+        from safetensors import SafetensorError
+
+        try:
+            yield
+        except (ValueError, KeyError, IndexError, RuntimeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise InputError(
+                f"{self.folder}: the files do not fit together ({type(error).__name__}: {reason}); "
+                "write the bundle again"
+            ) from error
+
+
+def open_bundle(folder: Path, device: str) -> Bundle:
+    """The bundle in this folder; its weights are read when they are needed.
+
+    Args:
+        folder: that `gwsmm bundle` wrote.
+        device: where to compute, in torch's words.
+
+    Raises:
+        InputError: the folder is no bundle, of another format, or its manifest is damaged.
+    """
+    manifest = read_manifest(folder)
+    about, codec = manifest.encoder, manifest.codec
+    try:
+        encoder = Encoder(
+            model=str((folder / ENCODER).resolve()),
+            revision=None,
+            random={},  # the architecture alone: weights come from the bundle's own files
+            pooling=about.pooling,
+            pooler=about.pooler,
+            max_length=about.max_length,
+        )
+        built = None if codec is None else codec.build()
+    except (TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"{folder / MANIFEST}: {reason}; write the bundle again") from error
+    return Bundle(folder, manifest, device, encoder, built)
+
+
+def _one_by_one(paths: Sequence[Path]) -> Iterator[tuple[str, list["Tensor"]]]:
+    """Every tensor's name with what each file holds of it.
+
+    The files are opened anew for every tensor, which gives back the memory of the last one.
+    """
+    from safetensors import safe_open
+
+    def tensor(path: Path, name: str) -> "Tensor":
+        with safe_open(path, framework="pt") as file:
+            found: Tensor = file.get_tensor(name)
+        return found
+
+    with safe_open(paths[0], framework="pt") as first:
+        names = list(first.keys())
+    for name in names:
+        yield name, [tensor(path, name) for path in paths]
+
+
+def _within(tick: Callable[[float], None], start: float, share: float) -> Callable[[float], None]:
+    return lambda fraction: tick(start + share * fraction)
