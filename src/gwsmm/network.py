@@ -1,6 +1,8 @@
 """The network that scores one item, and how responses are fed to it."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -124,6 +126,21 @@ def pad(ids: Sequence[Sequence[int]], filler: int) -> tuple[Tensor, Tensor]:
     return tokens, mask
 
 
+class Most(NamedTuple):
+    """How large a batch may be.
+
+    Attributes:
+        responses: in a batch.
+        tokens: in a batch of several responses, padding included.
+    """
+
+    responses: int = INFERENCE_BATCH
+    tokens: float = math.inf
+
+
+_ANY_LENGTH = Most()
+
+
 @torch.no_grad()
 def infer(
     network: Network,
@@ -131,7 +148,7 @@ def infer(
     filler: int,
     function: Callable[[Tensor, Tensor], Tensor],
     tick: Callable[[float], None] = lambda fraction: None,
-    size: int = INFERENCE_BATCH,
+    most: Most = _ANY_LENGTH,
 ) -> Tensor:
     """Apply `function(ids, mask)` to all responses in batches of like length, without gradients.
 
@@ -143,7 +160,7 @@ def infer(
         filler: token id that fills a batch.
         function: of a batch of token ids [b, t] and their attention mask [b, t], gives [b, d].
         tick: takes the fraction of the work that is done.
-        size: responses in a batch.
+        most: how large a batch may be.
 
     Returns:
         [n, d] in the order of `ids`, on the CPU.
@@ -151,9 +168,13 @@ def infer(
     device = next(network.parameters()).device
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     rows: list[Tensor] = []
-    for start in range(0, len(order), size):
-        batch = order[start : start + size]
-        tokens, mask = pad([ids[i] for i in batch], filler)
-        rows.append(function(tokens.to(device), mask.to(device)).float().cpu())
-        tick((start + len(batch)) / len(order))
+    done = 0
+    while done < len(order):
+        batch = order[done : done + most.responses]
+        while len(batch) > 1 and len(batch) * len(ids[batch[-1]]) > most.tokens:
+            batch.pop()
+        padded, mask = pad([ids[i] for i in batch], filler)
+        rows.append(function(padded.to(device), mask.to(device)).float().cpu())
+        done += len(batch)
+        tick(done / len(order))
     return torch.cat(rows)[torch.tensor(order).argsort()]

@@ -5,6 +5,7 @@ length and once for equal texts. One trunk is in memory at a time: a plain one i
 file, a coded one is decoded tensor by tensor.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,9 +25,10 @@ from gwsmm.types import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gwsmm.network import Network
+    from gwsmm.network import Most, Network
 
 ENCODER = "encoder"  # folder of configuration and tokenizer
+_TOKENIZED = 256  # texts at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +73,7 @@ class Bundle:
         texts: Sequence[str],
         *,
         batch: int,
+        tokens: float = math.inf,
         tick: Callable[[float], None] = lambda fraction: None,
     ) -> dict[str, Scored]:
         """What the models say of responses that may mix items.
@@ -78,7 +81,8 @@ class Bundle:
         Args:
             names: the item of each response.
             texts: the responses.
-            batch: responses in a batch.
+            batch: most responses in a batch.
+            tokens: most tokens in a batch; without a limit batches are those of the evaluation.
             tick: takes the fraction of the responses that is done.
 
         Returns:
@@ -88,6 +92,8 @@ class Bundle:
             InputError: a file of the bundle is damaged.
         """
         import torch
+
+        from gwsmm.network import Most
 
         rows = defaultdict[str, list[int]](list)
         for row, name in enumerate(names):
@@ -101,7 +107,7 @@ class Bundle:
             for trunk, said in passes.items():
                 share = sum(map(len, said.values())) / len(texts)
                 part = _within(tick, done / len(texts), share)
-                for name, values in self._pass(trunk, said, batch, part):
+                for name, values in self._pass(trunk, said, Most(batch, tokens), part):
                     found[name] = Scored(np.array(rows[name]), values)
                     done += len(values)
         return found
@@ -110,7 +116,7 @@ class Bundle:
         self,
         trunk: Part,
         said: Mapping[str, Sequence[str]],
-        batch: int,
+        most: "Most",
         tick: Callable[[float], None],
     ) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """Probabilities [m, L] of the responses to every item of one trunk."""
@@ -121,13 +127,21 @@ class Bundle:
         network = self._network(trunk)
         different = dict.fromkeys(text for texts in said.values() for text in texts)
         place = {text: i for i, text in enumerate(different)}
-        ids = self.encoder.tokenize(list(different))
-        vectors = infer(network, ids, self.encoder.padding, network.vector, tick, batch)
+        ids = self._tokenized(list(different))
+        vectors = infer(network, ids, self.encoder.padding, network.vector, tick, most)
         for name, texts in said.items():
             weight, bias = self._upper(network, self.items[name])
             own = vectors[[place[text] for text in texts]].to(self.device)
             logits = linear(network.pooled(own), weight, bias)
             yield name, logits.sigmoid().cpu().numpy()
+
+    def _tokenized(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text; what a tokenizer notes of many texts at once takes memory."""
+        return [
+            ids
+            for start in range(0, len(texts), _TOKENIZED)
+            for ids in self.encoder.tokenize(texts[start : start + _TOKENIZED])
+        ]
 
     def _network(self, trunk: Part) -> "Network":
         """A network with this trunk, the rest of it still to be loaded."""

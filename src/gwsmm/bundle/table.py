@@ -24,6 +24,7 @@ from gwsmm.types import InputError
 
 ENDINGS = (".csv", ".parquet")
 SCORE = "score"
+TOKENS = 32  # of a batch, for each of its responses: of longer ones fewer are taken at a time
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def score_table(
         asked: by `read_table`.
         columns: where the table has items and texts.
         probabilities: whether they have columns too.
-        batch: responses in a batch.
+        batch: most responses in a batch.
         tick: takes the fraction of the work that is done.
 
     Raises:
@@ -114,7 +115,9 @@ def score_table(
             f"{asked.sheet.path}: the column {columns.item!r} of the items has the name of a label "
             f"of {bundle.folder / MANIFEST}: name it otherwise, and give that name by --item"
         )
-    found = bundle.probabilities(asked.names, asked.texts, batch=batch, tick=tick)
+    found = bundle.probabilities(
+        asked.names, asked.texts, batch=batch, tokens=TOKENS * batch, tick=tick
+    )
     for name, scored in found.items():
         item = bundle.items[name]
         for column, values in _cells(item, scored.probabilities, probabilities):

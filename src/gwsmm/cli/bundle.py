@@ -12,11 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-from omegaconf import DictConfig, OmegaConf
-
 from gwsmm.cli.explain import is_users
-from gwsmm.cli.run import build, refuse
+from gwsmm.cli.run import rebuild, refuse
 from gwsmm.cli.score import OneLine
 from gwsmm.types import InputError
 
@@ -49,14 +46,14 @@ def bundle_command(arguments: Sequence[str]) -> None:
 
 
 def _bundle(folder: Path, out: Path) -> None:
-    cfg, before = _config(folder), _results(folder)
+    before = _results(folder)
 
     from gwsmm.bundle.writing import check_free, write_bundle
     from gwsmm.pipeline import prepare, run
     from gwsmm.tracking import Off
 
     check_free(out)
-    experiment = replace(build(cfg), tracker=Off())
+    experiment = replace(rebuild(folder / "config.yaml"), tracker=Off())
     if not Path(experiment.store).is_dir():
         raise InputError(
             f"store={experiment.store}: there is no such folder here; call gwsmm bundle where the "
@@ -78,25 +75,12 @@ def _bundle(folder: Path, out: Path) -> None:
     sys.stdout.write(_said(bundle, deviation))
 
 
-def _config(folder: Path) -> DictConfig:
-    path = folder / "config.yaml"
-    try:
-        cfg = OmegaConf.load(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {_NO_RUN}") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"{path} is no configuration: {_NO_RUN}") from error
-    if not isinstance(cfg, DictConfig) or "_target_" not in cfg:
-        raise InputError(f"{path} is no configuration of a run: {_NO_RUN}")
-    return cfg
-
-
 def _results(folder: Path) -> object:
     path = folder / "results.json"
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read, the run did not finish: {_NO_RUN}") from error
+        raise InputError(f"{path} cannot be read: {_NO_RUN}") from error
 
 
 def _said(bundle: "Bundle", deviation: float) -> str:

@@ -197,6 +197,22 @@ def build(cfg: DictConfig) -> "Experiment":
     return experiment
 
 
+def rebuild(path: Path) -> "Experiment":
+    """The experiment of the `config.yaml` that a run left; imports torch.
+
+    Raises:
+        InputError: the file cannot be read, or is no composed configuration.
+        InstantiationException: a setting has the wrong type or is out of range.
+    """
+    try:
+        cfg = OmegaConf.load(path)
+    except (OSError, yaml.YAMLError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({type(error).__name__})") from error
+    if not isinstance(cfg, DictConfig) or "_target_" not in cfg:
+        raise InputError(f"{path} is no configuration of a run")
+    return build(cfg)
+
+
 def _check_targets(node: object, where: str) -> None:
     if isinstance(node, dict):
         target = str(node.get("_target_", "gwsmm.pipeline.Experiment"))
