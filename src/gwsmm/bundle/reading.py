@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gwsmm.artefact import MANIFEST, Codec, State, checksum, part_of
+from gwsmm.artefact import MANIFEST, Codec, checksum
 from gwsmm.bundle.manifest import Bundled, Manifest, Part, read_manifest
+from gwsmm.bundle.tensors import read_part
 from gwsmm.encoder import Encoder
 from gwsmm.types import InputError
 
@@ -149,17 +150,20 @@ class Bundle:
 
         with self._readable_errors():
             network = self.encoder.unfilled(labels=1)
-            network.load_part("trunk", dict(self._tensors(trunk, "trunk")), copy=False)
+            state = read_part(self.folder, trunk, "trunk", self.codec)
+            network.load_part("trunk", dict(state), copy=False)
         return network.to(self.device, torch.float32).eval()
 
     def _upper(self, network: "Network", item: Bundled) -> "tuple[Tensor, Tensor]":
         """Load the item's pooler; return its head: weight [L, d] and bias [L]."""
         import torch
+        from safetensors.torch import load_file
 
         with self._readable_errors():
-            pooler = {} if item.pooler is None else dict(self._tensors(item.pooler, "pooler"))
-            network.load_part("pooler", pooler, copy=False)
-            head = self._load(item.head)
+            if item.pooler is not None:
+                state = read_part(self.folder, item.pooler, "pooler", self.codec)
+                network.load_part("pooler", dict(state), copy=False)
+            head = load_file(self.folder / item.head)
             weight, bias = (
                 head[name].to(self.device, torch.float32) for name in ("weight", "bias")
             )
@@ -167,23 +171,6 @@ class Bundle:
                 raise ValueError(f"{item.head} has {len(weight)} outputs")
         network.to(self.device, torch.float32)
         return weight, bias
-
-    def _tensors(self, made_of: Part, part: str) -> Iterator[tuple[str, "Tensor"]]:
-        """The tensors of a trunk or a pooler; coded ones are decoded one by one."""
-        if made_of.private is None or self.codec is None:
-            yield from self._load(made_of.shared[0]).items()
-            return
-        code: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
-        for key, tensor in part_of(self._load(made_of.private), part).items():
-            code[key.partition(":")[0]][key] = tensor
-        for name, bases in _one_by_one([self.folder / path for path in made_of.shared]):
-            yield from self.codec.decode(code[name], [{name: base} for base in bases]).items()
-
-    def _load(self, name: str) -> State:
-        """The tensors of a file, mapped into memory."""
-        from safetensors.torch import load_file
-
-        return load_file(self.folder / name)
 
     def _verify(self, items: Sequence[Bundled]) -> None:
         """Refuse a file that is not what was written, before any work."""
@@ -236,24 +223,6 @@ def open_bundle(folder: Path, device: str) -> Bundle:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{folder / MANIFEST}: {reason}; write the bundle again") from error
     return Bundle(folder, manifest, device, encoder, built)
-
-
-def _one_by_one(paths: Sequence[Path]) -> Iterator[tuple[str, list["Tensor"]]]:
-    """Every tensor's name with what each file holds of it.
-
-    The files are opened anew for every tensor, which gives back the memory of the last one.
-    """
-    from safetensors import safe_open
-
-    def tensor(path: Path, name: str) -> "Tensor":
-        with safe_open(path, framework="pt") as file:
-            found: Tensor = file.get_tensor(name)
-        return found
-
-    with safe_open(paths[0], framework="pt") as first:
-        names = list(first.keys())
-    for name in names:
-        yield name, [tensor(path, name) for path in paths]
 
 
 def _within(tick: Callable[[float], None], start: float, share: float) -> Callable[[float], None]:
