@@ -14,8 +14,7 @@ from pydantic import ValidationError
 from gwsmm.grouping.linkage import Linkage
 from gwsmm.grouping.record import read_record
 from gwsmm.grouping.recorded import Recorded
-from gwsmm.report.run import write_json
-from gwsmm.results import plan_content
+from gwsmm.results import plan_content, write_json
 from gwsmm.types import Distances, InputError, Plan, partition
 
 NAMES = (  # in the order of the paper's numbers 1 to 9

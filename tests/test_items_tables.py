@@ -328,7 +328,7 @@ FILES = {
         b"E1,text\nsecret answer,1\n",
         r"column 'E1': a text of 13 characters is not",
     ),
-    "empty text": (b"text,E1\nfine,1\n,0\n  ,1\n", r"line 3, column 'text': .* \(in 2 of 3 rated"),
+    "empty text": (b"text,E1\nfine,1\n,0\n  ,1\n", r"line 3, column 'text': .* \(in 2 of 3 rows"),
     "no rating": (b"text,E1\nfine,\nfine,-1\n", r"item 'a' has no rating in 'E1': name"),
     "no labels": (b"text\nfine\n", r"item 'a' has no rating in any other column"),
     "few rows": (simple(12).encode(), r"item 'a' has 9 training responses and needs 10"),

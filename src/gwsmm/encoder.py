@@ -134,6 +134,27 @@ class Encoder:
         nn.init.zeros_(head.bias)
         return Network(trunk, pooler, head, pooling=self.pooling, dropout=dropout)
 
+    def unfilled(self, labels: int) -> "Network":
+        """As `network`, but no weight is drawn: every tensor is still to be loaded.
+
+        Memory for weights is asked for and not touched, so that it takes none. Made for an encoder
+        of `random={}`: the architecture of a folder without weights.
+        """
+        from transformers.initialization import no_init_weights
+
+        with no_init_weights():
+            return self.network(labels)
+
+    def write_architecture(self, folder: Path) -> None:
+        """Write configuration and tokenizer: all of an encoder but its weights."""
+        from transformers import AutoConfig, AutoTokenizer
+
+        with self._readable_errors():
+            AutoConfig.from_pretrained(self.folder, **(self.random or {})).save_pretrained(folder)
+            # A tokenizer that was used may carry the settings of its last call into the files.
+            fresh = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
+            fresh.save_pretrained(folder)
+
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, with the special tokens, cut at `max_length`."""
         ids: list[list[int]] = self._tokenizer(

@@ -1,6 +1,7 @@
 """What the models do on the test responses; nothing else in the program opens them."""
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -95,6 +96,21 @@ def load_predictions(made: Artefact) -> Predictions:
     from safetensors.numpy import load_file
 
     return Predictions(**load_file(made.file("probabilities.safetensors")))
+
+
+def deviation(
+    item: Item,
+    recorded: Predictions,
+    scored: Callable[[Sequence[str]], NDArray[np.float32]],
+) -> float:
+    """How far at most `scored` is from what the evaluation recorded of the test responses.
+
+    Args:
+        item: with its test responses.
+        recorded: what `Evaluation` wrote of them.
+        scored: makes probabilities [n, L] of n texts.
+    """
+    return float(np.abs(scored(item.test.texts) - recorded.probabilities).max())
 
 
 def load_scores(made: Artefact) -> dict[str, Scores]:

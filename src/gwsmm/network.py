@@ -1,6 +1,8 @@
 """The network that scores one item, and how responses are fed to it."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +44,15 @@ class Network(nn.Module):
 
     def represent(self, ids: Tensor, mask: Tensor) -> Tensor:
         """[b, d]: the vectors that the head sees."""
+        return self.pooled(self.vector(ids, mask))
+
+    def vector(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """[b, d]: the vectors before the pooler, the same for all items that share the trunk."""
         hidden = self.trunk(input_ids=ids, attention_mask=mask).last_hidden_state
-        vector = pool(hidden, mask, self.pooling)
+        return pool(hidden, mask, self.pooling)
+
+    def pooled(self, vector: Tensor) -> Tensor:
+        """[b, d]: what the pooler, if there is one, makes of the trunk's vectors [b, d]."""
         return vector if self.pooler is None else torch.tanh(self.pooler(vector))
 
     def hidden(self, ids: Tensor, mask: Tensor, layer: int) -> Tensor:
@@ -81,12 +90,18 @@ class Network(nn.Module):
         self.load_part("pooler", load_state(scorer.pooler, "pooler"))
         self.load_part("head", load_state(scorer.head, "head"))
 
-    def load_part(self, part: str, state: State) -> None:
-        """Take over the tensors of one part; an empty state is that of a part that is not there."""
+    def load_part(self, part: str, state: State, *, copy: bool = True) -> None:
+        """Take over the tensors of one part; an empty state is that of a part that is not there.
+
+        Args:
+            part: `trunk`, `pooler` or `head`.
+            state: its tensors by name.
+            copy: False: the network holds these very tensors, which may be mapped from a file.
+        """
         net: nn.Module | None = getattr(self, part)
         if net is not None:
             # Buffers such as position ids are not weights and are not stored.
-            missing, unexpected = net.load_state_dict(dict(state), strict=False)
+            missing, unexpected = net.load_state_dict(dict(state), strict=False, assign=not copy)
             lacking = set(missing) & {name for name, _ in net.named_parameters()}
             if lacking or unexpected:
                 raise ValueError(f"{part} lacks {sorted(lacking)} or has unknown {unexpected}")
@@ -117,6 +132,21 @@ def pad(ids: Sequence[Sequence[int]], filler: int) -> tuple[Tensor, Tensor]:
     return tokens, mask
 
 
+class Most(NamedTuple):
+    """How large a batch may be.
+
+    Attributes:
+        responses: in a batch.
+        tokens: in a batch of several responses, padding included.
+    """
+
+    responses: int = INFERENCE_BATCH
+    tokens: float = math.inf
+
+
+_ANY_LENGTH = Most()
+
+
 @torch.no_grad()
 def infer(
     network: Network,
@@ -124,10 +154,19 @@ def infer(
     filler: int,
     function: Callable[[Tensor, Tensor], Tensor],
     tick: Callable[[float], None] = lambda fraction: None,
+    most: Most = _ANY_LENGTH,
 ) -> Tensor:
     """Apply `function(ids, mask)` to all responses in batches of like length, without gradients.
 
     The network stays in the mode that it is in: `network.train()` draws new dropout at every call.
+
+    Args:
+        network: says where to compute.
+        ids: token ids of each response.
+        filler: token id that fills a batch.
+        function: of a batch of token ids [b, t] and their attention mask [b, t], gives [b, d].
+        tick: takes the fraction of the work that is done.
+        most: how large a batch may be.
 
     Returns:
         [n, d] in the order of `ids`, on the CPU.
@@ -135,9 +174,13 @@ def infer(
     device = next(network.parameters()).device
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     rows: list[Tensor] = []
-    for start in range(0, len(order), INFERENCE_BATCH):
-        batch = order[start : start + INFERENCE_BATCH]
-        tokens, mask = pad([ids[i] for i in batch], filler)
-        rows.append(function(tokens.to(device), mask.to(device)).float().cpu())
-        tick((start + len(batch)) / len(order))
+    done = 0
+    while done < len(order):
+        batch = order[done : done + most.responses]
+        while len(batch) > 1 and len(batch) * len(ids[batch[-1]]) > most.tokens:
+            batch.pop()
+        padded, mask = pad([ids[i] for i in batch], filler)
+        rows.append(function(padded.to(device), mask.to(device)).float().cpu())
+        done += len(batch)
+        tick(done / len(order))
     return torch.cat(rows)[torch.tensor(order).argsort()]

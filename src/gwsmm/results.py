@@ -4,8 +4,10 @@ The schema of `results.json` is documented in docs/results.md; it holds nothing 
 when, where or how fast a run was, so that the same experiment gives the same bytes.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -135,6 +137,11 @@ def _interval(ranks: "NDArray[np.float64] | None") -> dict[str, float] | None:
         return None
     low, high = np.quantile(ranks, [0.05, 0.95])
     return {"mean": float(ranks.mean()), "low": float(low), "high": float(high)}
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write readable JSON with a fixed order of keys."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def plan_content(plan: Plan) -> dict[str, object]:

@@ -8,6 +8,8 @@ HELP = """\
 gwsmm finds out which scoring models can share one encoder, merges them, and shows what that costs.
 
 usage: gwsmm run [OPTION=VALUE …] [-m] [--cfg job]
+       gwsmm bundle RUN OUT
+       gwsmm score BUNDLE TABLE [--out FILE] [--probabilities]
 
   gwsmm run                             nine generated items, GW plan, merge, comparison table
   gwsmm run experiment=quickstart       a first look: GW, expert and LLM plans side by side
@@ -15,6 +17,9 @@ usage: gwsmm run [OPTION=VALUE …] [-m] [--cfg job]
   gwsmm run -m merge=average,ties       every combination, sharing what is computed already
   gwsmm run --cfg job                   print the composed configuration and stop
   gwsmm run --help                      every option and its choices
+
+  gwsmm bundle outputs/runs/RUN models  what a finished run would deploy, in one folder
+  gwsmm score models answers.csv        scores of a table that mixes items; see gwsmm score --help
 
   -h, --help     this text
   --version      the version
@@ -38,9 +43,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from gwsmm.cli.run import run_command
 
         run_command(rest)
+    elif command == "bundle":
+        from gwsmm.cli.bundle import bundle_command
+
+        bundle_command(rest)
+    elif command == "score":
+        from gwsmm.cli.score import score_command
+
+        score_command(rest)
     else:
         from gwsmm.cli.explain import nearest
 
-        hint = nearest(command, ["run", "--help", "--version"])
+        hint = nearest(command, ["run", "bundle", "score", "--help", "--version"])
         sys.stderr.write(f"gwsmm: there is no command {command!r}{hint}; see gwsmm --help\n")
         raise SystemExit(2)

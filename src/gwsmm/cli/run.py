@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from pydoc import locate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
 import yaml
@@ -48,7 +48,7 @@ def run_command(arguments: Sequence[str]) -> None:
     except Exception as error:
         if not is_users(error):
             raise
-        _refuse(error)
+        refuse(error)
     except KeyboardInterrupt:
         sys.stderr.write(
             "gwsmm: stopped; what was finished is kept: the same command goes on from there\n"
@@ -67,11 +67,11 @@ def _job(cfg: DictConfig) -> None:
         if not is_users(error):
             raise
         _take_back(folder)
-        _refuse(error)
+        refuse(error)
     try:
         _conduct(cfg, experiment, items, folder)
     except InputError as error:
-        _refuse(error)
+        refuse(error)
 
 
 def _take_back(folder: Path) -> None:
@@ -91,7 +91,8 @@ def _conduct(
     """Run one experiment and fill its folder."""
     from gwsmm import __version__
     from gwsmm.pipeline import run
-    from gwsmm.report.run import summary, write_json, write_run
+    from gwsmm.report.run import summary, write_run
+    from gwsmm.results import write_json
     from gwsmm.tracking import Finished
 
     hydra_config, started = HydraConfig.get(), time.monotonic()
@@ -152,7 +153,8 @@ class Summary(Callback):
             summary(folder, runs, _hints())
 
 
-def _refuse(error: Exception) -> None:
+def refuse(error: Exception) -> NoReturn:
+    """Say in one line what the user gave wrong, and end with 2."""
     sys.stderr.write(f"gwsmm: {explain(error, list(settings()))}\n")
     raise SystemExit(2) from None
 
@@ -193,6 +195,22 @@ def build(cfg: DictConfig) -> "Experiment":
 
     experiment: Experiment = instantiate(cfg, _convert_="all")
     return experiment
+
+
+def rebuild(path: Path) -> "Experiment":
+    """The experiment of the `config.yaml` that a run left; imports torch.
+
+    Raises:
+        InputError: the file cannot be read, or is no composed configuration.
+        InstantiationException: a setting has the wrong type or is out of range.
+    """
+    try:
+        cfg = OmegaConf.load(path)
+    except (OSError, yaml.YAMLError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({type(error).__name__})") from error
+    if not isinstance(cfg, DictConfig) or "_target_" not in cfg:
+        raise InputError(f"{path} is no configuration of a run")
+    return build(cfg)
 
 
 def _check_targets(node: object, where: str) -> None:

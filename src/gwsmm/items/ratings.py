@@ -107,7 +107,7 @@ def text_column(rows: Sequence[Row], column: str) -> tuple[str, ...]:
     if empty:
         raise InputError(
             f"{empty[0].where}, column {show([column])}: the response is empty (in {len(empty)} of "
-            f"{len(rows)} rated rows): remove these rows, or write what a grader saw, e.g. (blank)"
+            f"{len(rows)} rows): remove these rows, or write what a grader saw, e.g. (blank)"
         )
     return tuple(_text(row, column) for row in rows)
 

@@ -69,12 +69,12 @@ def long(sheets: Sequence[Sheet], column: str) -> list[Source]:
                 f"({show(sorted(other))}): give them the same, or read them one by one"
             )
         for row in sheet.rows:
-            name = _name(row, column)
+            name = name_of(row, column)
             sources.setdefault(name, Source(name, columns, [])).rows.append(row)
     return list(sources.values())
 
 
-def _name(row: Row, column: str) -> str:
+def name_of(row: Row, column: str) -> str:
     """The item's name; numbers as they are written without a fraction."""
     cell: Cell = row.cells[column]
     if is_empty(cell) or not isinstance(cell, str | int | float):

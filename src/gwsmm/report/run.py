@@ -1,6 +1,5 @@
 """What a run and a multirun leave in their folder, and the summary on the terminal."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from rich.table import Table
 
 from gwsmm.report.figures import write_bars, write_heat_map
 from gwsmm.report.tables import Results, cell, comparison, items, markdown, write_tables
-from gwsmm.results import Run, pairs_frame, plan_content, predictions_frame
+from gwsmm.results import Run, pairs_frame, plan_content, predictions_frame, write_json
 
 SYNTHETIC = "The responses of these items are synthetic: generated, not written by students."
 
@@ -39,11 +38,6 @@ def write_multirun(folder: Path, runs: Mapping[str, Results]) -> None:
     """Write the tables and the picture that compare the jobs of a multirun."""
     write_tables(comparison(runs), folder, _notes(next(iter(runs.values()))))
     write_bars(runs, folder)
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write readable JSON with a fixed order of keys."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def summary(folder: Path, runs: Mapping[str, Results], hints: Sequence[str]) -> None:

@@ -1,0 +1,106 @@
+"""`gwsmm score`: a table of responses to any of a bundle's items → their scores."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import NoReturn
+
+from gwsmm.types import InputError
+
+_EPILOG = """\
+The table is CSV, TSV, JSON lines or parquet and may mix items. Its rows come back in their order,
+with its columns but for the response; beside them one column of 0 and 1 per label (empty where the
+row's item has no such label), and `score` for items that have whole scores.
+"""
+
+
+def score_command(arguments: Sequence[str]) -> None:
+    """Score the table that the arguments name; ends with 2 on bad input."""
+    os.environ["HF_HUB_OFFLINE"] = "1"  # a bundle has all that is needed
+    try:
+        _score(_parser().parse_args(arguments))
+    except InputError as error:
+        sys.stderr.write(f"gwsmm: {' '.join(str(error).split())}\n")
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("gwsmm: stopped; nothing was written\n")
+        raise SystemExit(130) from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLine(
+        prog="gwsmm score",
+        description="Score a table of responses with a bundle.",
+        epilog=_EPILOG,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("bundle", type=Path, help="folder that gwsmm bundle wrote")
+    parser.add_argument("table", type=Path, help="file of responses")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help=".csv or .parquet; else CSV on the terminal"
+    )
+    parser.add_argument(
+        "--probabilities", action="store_true", help="also a column LABEL probability each"
+    )
+    parser.add_argument(
+        "--batch-size", type=_count, default=64, metavar="N", help="responses in a batch (64)"
+    )
+    parser.add_argument("--item", default="item", metavar="COLUMN", help="of the item's name")
+    parser.add_argument("--text", default="text", metavar="COLUMN", help="of the response")
+    return parser
+
+
+def _score(given: argparse.Namespace) -> None:
+    from gwsmm.bundle.manifest import read_manifest
+    from gwsmm.bundle.table import Columns, check_out, read_table
+
+    columns = Columns(given.item, given.text)
+    if given.out is not None:
+        check_out(given.out, given.table)
+    manifest = read_manifest(given.bundle)
+    asked = read_table(given.table, columns, [item.name for item in manifest.items])
+
+    from gwsmm.bundle.reading import open_bundle
+    from gwsmm.bundle.table import new_columns, score_table, to_csv, write_table
+    from gwsmm.progress import bar
+    from gwsmm.recipe import Trainer
+
+    hidden = set(new_columns(manifest.items, given.probabilities)) & set(asked.sheet.columns)
+    if hidden - {columns.item}:
+        names = ", ".join(sorted(hidden))
+        sys.stderr.write(f"gwsmm: {given.table}: its own {names} is replaced by what is scored\n")
+    device = Trainer(accelerator="auto", devices=1, strategy="auto").device
+    done, rows = [0.0], len(asked.texts)
+    shown = bar("score", rows, lambda: done[-1] * rows) if sys.stderr.isatty() else nullcontext()
+    with shown:
+        scored = score_table(
+            open_bundle(given.bundle, device),
+            asked,
+            columns,
+            probabilities=given.probabilities,
+            batch=given.batch_size,
+            tick=done.append,
+        )
+    if given.out is None:
+        sys.stdout.write(to_csv(scored))
+    else:
+        write_table(given.out, scored)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+class OneLine(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with 2 and what was wrong."""
+        sys.stderr.write(f"gwsmm: {self.prog}: {message}; see {self.prog} --help\n")
+        raise SystemExit(2)
