@@ -113,7 +113,7 @@ def pad(ids: Sequence[Sequence[int]], filler: int) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def infer(
-    network: Network,
+    network: nn.Module,
     ids: Sequence[Sequence[int]],
     filler: int,
     function: Callable[[Tensor, Tensor], Tensor],

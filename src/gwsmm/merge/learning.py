@@ -1,14 +1,14 @@
 """The stage that merges one group with the help of its responses, and what such a merge is."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from gwsmm.artefact import Member, State, part_of
 from gwsmm.encoder import Encoder
-from gwsmm.merge.merging import Group, base_state, write_diagnosis
+from gwsmm.merge.merging import Group, Merge, base_state, write_diagnosis
 from gwsmm.merge.stored import Stored
 from gwsmm.private.private import Private
 from gwsmm.progress import write_fraction
@@ -43,6 +43,21 @@ class Learners:
         """The shared tensors of each member, each read from disk when it is asked for."""
         parts = tuple(dict.fromkeys(name.split(".")[0] for name in self.base))
         return [Stored(member, parts) for member in self.members]
+
+    def sorted_by_name(self) -> "Learners":
+        """The same with the members in the order of their items' names.
+
+        For what would otherwise depend on their order in a group, if only by rounding.
+        """
+        return replace(self, members=sorted(self.members, key=lambda each: each.item.name))
+
+    def merged_by(self, merge: Merge) -> State:
+        """What a merge that goes tensor by tensor makes of the members."""
+        sizes, states = [len(each.item.train) for each in self.members], self.states
+        return {
+            name: merge(name, base, [state[name] for state in states], sizes)
+            for name, base in self.base.items()
+        }
 
     def network(self, member: Member, shared: State | None = None) -> "Network":
         """The member's own network, or with these shared tensors, without dropout."""
