@@ -20,12 +20,14 @@ from gwsmm.merge.lesson import Responses, taught
 from gwsmm.merge.merging import base_state, group_for
 from gwsmm.merge.student import soft_loss, student_of
 from gwsmm.merge.task_arithmetic import TaskArithmetic
+from gwsmm.merge.ties import Ties
 from gwsmm.network import infer, pad
 from gwsmm.types import InputError
 
 RECIPE = replace(build("finetune"), learning_rate=2e-3, batch_size=8, epochs=3, precision="fp32")
 DISTILL = Distill(start=Average(), layer_epochs=2, features=1.0, recipe=RECIPE, seed=0)
 JOINT = Joint(recipe=replace(RECIPE, head_learning_rate=1e-2), seed=0)
+TIES = Ties(density=0.3, scale=1.0, base="pretrained")
 ADA = AdaMerging(initial=0.3, steps=8, learning_rate=2e-2, batch_size=6, base="pretrained", seed=0)
 WORDS = {"one": ("gas", "heat"), "two": ("sugar", "water", "salt"), "three": ("iron",)}
 SHARED = pytest.mark.parametrize("parts", [("trunk", "pooler"), ("trunk",)], ids="+".join)
@@ -122,12 +124,12 @@ def test_what_is_merged_is_not_changed(any_merge_learned, members, gather):
     assert_equal(learners.base, before)
 
 
-def test_the_work_is_done_bit_by_bit_and_then_all_of_it(any_merge_learned, members, gather):
+def test_what_is_done_grows_up_to_one(any_merge_learned, members, gather):
     done = []
     merge = quick(any_merge_learned)
     merge.learn(gather(merge, members, tick=done.append))
     assert all(one <= other for one, other in pairwise(done))
-    assert 0 <= done[0] < done[-1] <= 1 + 1e-9
+    assert all(0 <= each <= 1 + 1e-9 for each in done)
 
 
 def test_a_group_of_one_is_merged_too(any_merge_learned, members, gather):
@@ -268,26 +270,26 @@ def test_what_equal_teachers_taught_already_stays(parts, members, gather):
 def test_a_student_is_never_worse_than_its_start(members, gather):
     wild = replace(DISTILL, recipe=replace(RECIPE, learning_rate=3.0, clip=None, warmup=0.0))
     learners = gather(wild, members)
-    assert_equal(wild.learn(learners), learners.merged_by(Average()))
+    assert_equal(wild.learn(learners), learners.sorted_by_name().merged_by(Average()))
 
 
-def test_distillation_starts_from_any_merge(any_merge, members, gather):
-    merge = replace(
-        DISTILL, start=any_merge, layer_epochs=0, recipe=replace(RECIPE, learning_rate=1e-9)
-    )
+@pytest.mark.parametrize("start", [Frozen(), TIES], ids=lambda start: type(start).__name__)
+def test_distillation_starts_where_it_is_told(start, members, gather):
+    still = replace(RECIPE, learning_rate=1e-9, epochs=1)
+    merge = replace(DISTILL, start=start, layer_epochs=0, recipe=still)
     learners = gather(merge, members)
-    assert merge.base == any_merge.base
-    start, end = learners.sorted_by_name().merged_by(any_merge), merge.learn(learners)
-    for name in start:
-        torch.testing.assert_close(end[name], start[name], rtol=1e-4, atol=1e-6)
+    assert merge.base == start.base
+    begun, ended = learners.sorted_by_name().merged_by(start), merge.learn(learners)
+    for name in begun:
+        torch.testing.assert_close(ended[name], begun[name], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("merge", [DISTILL, JOINT], ids=lambda merge: type(merge).__name__)
 def test_frozen_layers_stay_as_they_were(merge, members, gather):
     merge = replace(merge, recipe=replace(RECIPE, frozen_layers=1))
     learners = gather(merge, members)
-    start = learners.merged_by(Average()) if merge.base == Average.base else learners.base
-    start = dict(learners.base) if isinstance(merge, Joint) else start
+    group = learners.sorted_by_name()
+    start = learners.base if isinstance(merge, Joint) else group.merged_by(Average())
     merged = merge.learn(learners)
     moved = {name for name in merged if not torch.equal(merged[name], start[name])}
     assert any(".layer.1." in name for name in moved)

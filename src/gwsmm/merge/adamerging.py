@@ -62,9 +62,10 @@ class AdaMerging:
         from gwsmm.network import pad
 
         group, device = learners.sorted_by_name(), learners.trainer.device
+        states = group.states
         base = {name: tensor.float().to(device) for name, tensor in group.base.items()}
         taus = {
-            name: torch.stack([state[name].float().to(device) - start for state in group.states])
+            name: torch.stack([state[name].float().to(device) - start for state in states])
             for name, start in base.items()
         }
         table = torch.full((len(base), len(group.members)), self.initial, device=device)

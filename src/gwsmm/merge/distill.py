@@ -138,7 +138,7 @@ def _improve(
     start = {name: tensor.clone() for name, tensor in student.state_dict().items()}
     before = mean_loss(loss, data, trainer)
     curves = train(student, loss, data, recipe, trainer, tick)
-    if min(epoch["validation_loss"] for epoch in curves) >= before:
+    if not min(epoch["validation_loss"] for epoch in curves) < before:  # nor if it is NaN
         student.load_state_dict(start)
     student.to(trainer.device)  # Lightning leaves it on the CPU
 
