@@ -35,10 +35,10 @@ class Distill:
     times the same error of the vectors that the head sees. The logits z are those of the item's own
     head, which stays as it is; with `private=pooler` so does the item's own pooler.
 
-    Pooled vectors take the place of all tokens' hidden states, since of these a teacher would have
-    to be kept in memory for each batch, or gigabytes on disk. Teachers read everything once, one
-    after the other; vectors of every layer are kept in memory: n · K · d floats. Batches mix items,
-    and the student runs once for a batch. No dropout.
+    Pooled vectors stand for the hidden states of all tokens, which would ask for all teachers in
+    memory or for gigabytes of what they see. Teachers read everything once, one after the other;
+    their vectors are kept in memory, n · (K + 1) · d floats for n responses and K layers. Batches
+    mix items, and the student runs once for a batch. No dropout.
 
     Looks at the texts of the items' own training responses, never at labels; each phase ends with
     the weights of the lowest loss on validation responses, and what is not better there than its
@@ -46,7 +46,8 @@ class Distill:
     Choose it where one encoder must do for many items and a merge without data loses too much.
 
     Attributes:
-        start: the merge that makes the student to begin with; any that goes tensor by tensor.
+        start: the merge that makes the student to begin with, of the members in the order of their
+            names; any that goes tensor by tensor.
         layer_epochs: epochs of the first phase; 0: there is none.
         features: weight of the error of the head's input beside that of the logits.
         recipe: of both phases, with `epochs` of the second; nothing is learned at the head's rate.
