@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -32,6 +33,7 @@ class Finetuning:
         """Train the item's model and keep the state of lowest validation loss."""
         import torch
         from safetensors.torch import save_file
+        from torch.nn.functional import binary_cross_entropy_with_logits
 
         from gwsmm.scoring import Data, train
 
@@ -48,9 +50,13 @@ class Finetuning:
             by_length=self.recipe.by_length,
             seed=self.seed,
         )
-        curves = train(
-            network, data, self.recipe, self.trainer, lambda done: write_fraction(folder, done)
-        )
+
+        def loss(ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            """Mean over responses and labels."""
+            return binary_cross_entropy_with_logits(network(ids, mask).float(), labels)
+
+        tick = partial(write_fraction, folder)
+        curves = train(network, loss, data, self.recipe, self.trainer, tick)
         for part in ("trunk", "pooler", "head"):
             if state := network.part_state(part):
                 save_file(dict(state), folder / f"{part}.safetensors")

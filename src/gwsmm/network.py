@@ -149,7 +149,7 @@ _ANY_LENGTH = Most()
 
 @torch.no_grad()
 def infer(
-    network: Network,
+    network: nn.Module,
     ids: Sequence[Sequence[int]],
     filler: int,
     function: Callable[[Tensor, Tensor], Tensor],

@@ -145,7 +145,7 @@ def prepare(x: Experiment) -> tuple[Item, ...]:
         )
     x.grouping.check(names)
     check_base(x.merge, names)
-    check_frozen(x.finetune, x.encoder)
+    check_frozen(x.finetune, x.encoder, "finetune")
     check_layer(x.features, x.encoder)
     _ = x.encoder.digest  # finds the model, and reads its files once for all workers
     return items

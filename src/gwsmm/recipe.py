@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from gwsmm.encoder import Encoder
@@ -90,14 +90,23 @@ def _computes_in_bf16() -> bool:
     return processor.exists() and bool(re.search(r"avx512_bf16|amx_bf16", processor.read_text()))
 
 
-def check_frozen(recipe: Recipe, encoder: Encoder) -> None:
+Settled = Annotated[Recipe, AfterValidator(Recipe.on_this_machine)]
+"""A recipe that is a field of a strategy: what `auto` means is part of the strategy's identity."""
+
+
+def check_frozen(recipe: Recipe, encoder: Encoder, setting: str) -> None:
     """Refuse, before any work, to freeze more layers than the encoder has.
+
+    Args:
+        recipe: to be used.
+        encoder: that is to be trained.
+        setting: where the recipe stands in the configuration.
 
     Raises:
         InputError: there are fewer layers.
     """
     if recipe.frozen_layers and recipe.frozen_layers > encoder.layers:
         raise InputError(
-            f"finetune.frozen_layers={recipe.frozen_layers}: the encoder has {encoder.layers} "
+            f"{setting}.frozen_layers={recipe.frozen_layers}: the encoder has {encoder.layers} "
             "layers; give at most that, or 0 to train everything"
         )

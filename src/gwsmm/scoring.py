@@ -1,4 +1,4 @@
-"""The Lightning module of one scoring model, and its data module."""
+"""The Lightning module of what is trained, by a loss of its own, and its data module."""
 
 import logging
 import warnings
@@ -8,47 +8,50 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from gwsmm.network import Network, pad
+from gwsmm.network import pad
 from gwsmm.recipe import Recipe, Trainer
 
 Row = tuple[list[int], Tensor]
 Batch = tuple[Tensor, Tensor, Tensor]
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Of token ids [b, t], their attention mask [b, t] and targets [b, …]: a scalar, mean over rows."""
 
 _POOL = 20  # batches that are sorted by length together: long enough to fill, short enough to mix
 
 
 class ScoringModel(pl.LightningModule):
-    """Trains a `Network` by a `Recipe`, and keeps its curves and its best state.
+    """Trains a network by a `Recipe`, and keeps its curves and its best state.
 
     Args:
-        network: trained in place; `restore_best` gives it the state of lowest validation loss.
+        network: trained in place; `restore_best` gives it the state of lowest validation loss. What
+            is named `head.…` learns at the head's rate.
+        loss: looks at a batch through the network.
         recipe: the settings.
         steps: optimiser steps in all if no epoch is saved by early stopping.
     """
 
-    def __init__(self, network: Network, recipe: Recipe, steps: int) -> None:
+    def __init__(self, network: nn.Module, loss: Loss, recipe: Recipe, steps: int) -> None:
         super().__init__()
-        self.network, self.recipe, self.steps = network, recipe, steps
+        self.network, self.loss, self.recipe, self.steps = network, loss, recipe, steps
         self.curves: list[dict[str, float]] = []
         self._best: dict[str, Tensor] = {}
         self._train_loss = self._train_rows = 0.0
 
     def training_step(self, batch: Batch) -> Tensor:
-        """Binary cross-entropy, mean over responses and labels."""
-        loss = self._loss(batch)
+        """The loss of a batch."""
+        loss = self.loss(*batch)
         self._train_loss += float(loss.detach()) * len(batch[0])
         self._train_rows += len(batch[0])
         return loss
 
     def validation_step(self, batch: Batch) -> None:
         """The same loss on validation responses, averaged over them."""
-        self.log("validation_loss", self._loss(batch), on_epoch=True, batch_size=len(batch[0]))
+        self.log("validation_loss", self.loss(*batch), on_epoch=True, batch_size=len(batch[0]))
 
     def on_validation_epoch_end(self) -> None:
         """Note the epoch's losses, and copy the weights if they are the best so far."""
@@ -89,10 +92,6 @@ class ScoringModel(pl.LightningModule):
         """Give the network the weights of the epoch with the lowest validation loss."""
         self.network.load_state_dict(self._best)
 
-    def _loss(self, batch: Batch) -> Tensor:
-        ids, mask, labels = batch
-        return binary_cross_entropy_with_logits(self.network(ids, mask).float(), labels)
-
     def _rate(self, step: int) -> float:
         warm = self.recipe.warmup * self.steps
         if step < warm:
@@ -103,25 +102,25 @@ class ScoringModel(pl.LightningModule):
 
 
 class Data(pl.LightningDataModule):
-    """Tokenized training and validation responses of one item.
+    """Tokenized training and validation responses, each with what its loss needs.
 
     Args:
         train_ids: token ids of each training response.
-        train_labels: [n, L] of 0 and 1.
+        train_targets: [n, …], e.g. labels.
         validation_ids: token ids of each validation response.
-        validation_labels: [m, L] of 0 and 1.
+        validation_targets: [m, …].
         filler: token id that fills a batch.
         batch_size: responses.
         by_length: see `Recipe`.
         seed: of the shuffling; every epoch has another order.
     """
 
-    def __init__(  # noqa: PLR0913 - two splits of ids and labels, each named at the call
+    def __init__(  # noqa: PLR0913 - two splits of ids and targets, each named at the call
         self,
         train_ids: Sequence[list[int]],
-        train_labels: Tensor,
+        train_targets: Tensor,
         validation_ids: Sequence[list[int]],
-        validation_labels: Tensor,
+        validation_targets: Tensor,
         *,
         filler: int,
         batch_size: int,
@@ -129,15 +128,15 @@ class Data(pl.LightningDataModule):
         seed: int,
     ) -> None:
         super().__init__()
-        self.train_rows = _Rows(train_ids, train_labels)
-        self.validation_rows = _Rows(validation_ids, validation_labels)
+        self.train_rows = _Rows(train_ids, train_targets)
+        self.validation_rows = _Rows(validation_ids, validation_targets)
         self.filler = filler
         self.batches = _Batches(
             [len(row) for row in train_ids], batch_size, by_length=by_length, seed=seed
         )
 
     def train_dataloader(self) -> DataLoader[Row]:
-        """Shuffled batches of (ids [b, t], mask [b, t], labels [b, L])."""
+        """Shuffled batches of (ids [b, t], mask [b, t], targets [b, …])."""
         return DataLoader(self.train_rows, batch_sampler=self.batches, collate_fn=self._collate)
 
     def val_dataloader(self) -> DataLoader[Row]:
@@ -147,18 +146,18 @@ class Data(pl.LightningDataModule):
 
     def _collate(self, rows: list[Row]) -> Batch:
         ids, mask = pad([row for row, _ in rows], self.filler)
-        return ids, mask, torch.stack([labels for _, labels in rows])
+        return ids, mask, torch.stack([targets for _, targets in rows])
 
 
 class _Rows(Dataset[Row]):
-    def __init__(self, ids: Sequence[list[int]], labels: Tensor) -> None:
-        self.ids, self.labels = ids, labels
+    def __init__(self, ids: Sequence[list[int]], targets: Tensor) -> None:
+        self.ids, self.targets = ids, targets
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> Row:
-        return self.ids[index], self.labels[index]
+        return self.ids[index], self.targets[index]
 
 
 class _Batches(Sampler[list[int]]):
@@ -198,21 +197,33 @@ class _Ticker(Callback):
             self.tick(trainer.global_step / self.steps)
 
 
+@torch.no_grad()
+def mean_loss(loss: Loss, data: Data, trainer: Trainer) -> float:
+    """The mean over the validation responses, as `train` finds it at the end of every epoch."""
+    total = rows = 0.0
+    for batch in data.val_dataloader():
+        ids, mask, targets = (part.to(trainer.device) for part in batch)
+        total += float(loss(ids, mask, targets)) * len(ids)
+        rows += len(ids)
+    return total / rows
+
+
 def train(
-    network: Network,
+    network: nn.Module,
+    loss: Loss,
     data: Data,
     recipe: Recipe,
     trainer: Trainer,
     tick: Callable[[float], None],
 ) -> list[dict[str, float]]:
-    """Fine-tune `network` in place to its best epoch.
+    """Train `network` in place to its best epoch.
 
     Returns:
         For each epoch `epoch`, `train_loss` and `validation_loss`.
     """
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     steps = recipe.epochs * len(data.batches)
-    model = ScoringModel(network, recipe, steps)
+    model = ScoringModel(network, loss, recipe, steps)
     with warnings.catch_warnings():
         # Lightning's advice on worker processes and torch's own deprecations are not for our users.
         warnings.simplefilter("ignore")

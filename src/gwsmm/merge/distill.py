@@ -1,0 +1,148 @@
+"""Distillation: one shared encoder learns to see each response as its item's own encoder does."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from gwsmm.artefact import State
+from gwsmm.merge.learning import Learners
+from gwsmm.merge.merging import Merge
+from gwsmm.recipe import Recipe, Settled, Trainer, check_frozen
+from gwsmm.types import STRICT
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gwsmm.merge.lesson import Lesson
+    from gwsmm.merge.student import Seen, Student
+    from gwsmm.scoring import Data, Loss
+
+_READING = 0.1  # share of the work that is the teachers' reading, roughly
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Distill:
+    """θ = argmin Σ_i mean over responses x of item i of D(student_θ(x), teacher_i(x)).
+
+    Every member is the teacher of its own item. In a first phase D is the layer-wise error: the
+    mean over layers of ‖h_l(x) − h_l^i(x)‖² / v_il, where h_l is the pooled vector of layer l and
+    v_il the mean squared distance of teacher i's vectors from their mean, so that 1 is what a
+    constant reaches. In the second it is KL(σ(z^i(x)) ‖ σ(z(x))), mean over labels, plus `features`
+    times the same error of the vectors that the head sees. The logits z are those of the item's own
+    head, which stays as it is; with `private=pooler` so does the item's own pooler.
+
+    Pooled vectors stand for the hidden states of all tokens, which would ask for all teachers in
+    memory or for gigabytes of what they see. Teachers read everything once, one after the other;
+    their vectors are kept in memory, n · (K + 1) · d floats for n responses and K layers. Batches
+    mix items, and the student runs once for a batch. No dropout.
+
+    Looks at the texts of the items' own training responses, never at labels; each phase ends with
+    the weights of the lowest loss on validation responses, and what is not better there than its
+    start is not taken. Needs gradients of one encoder, and about the time of fine-tuning all items.
+    Choose it where one encoder must do for many items and a merge without data loses too much.
+
+    Attributes:
+        start: the merge that makes the student to begin with, of the members in the order of their
+            names; any that goes tensor by tensor.
+        layer_epochs: epochs of the first phase; 0: there is none.
+        features: weight of the error of the head's input beside that of the logits.
+        recipe: of both phases, with `epochs` of the second; nothing is learned at the head's rate.
+        seed: of the order of the batches.
+
+    Source: Hinton et al. (2015), "Distilling the knowledge in a neural network"; layer by layer as
+    Romero et al. (2015), "FitNets", and in merging Xu et al. (2025), "Scalable model merging with
+    progressive layer-wise distillation".
+    """
+
+    start: Merge
+    layer_epochs: Annotated[int, Field(ge=0)]
+    features: Annotated[float, Field(ge=0)]
+    recipe: Settled
+    seed: Annotated[int, Field(ge=0)]
+
+    @property
+    def base(self) -> str:
+        """That of the merge to start from."""
+        return self.start.base
+
+    def learn(self, learners: Learners) -> State:
+        """Train the shared encoder; see `LearnedMerge`."""
+        from gwsmm.merge.lesson import Responses, taught
+        from gwsmm.merge.student import student_of
+
+        check_frozen(self.recipe, learners.encoder, "merge.recipe")
+        group = learners.sorted_by_name()
+        start, responses = group.merged_by(self.start), Responses.of(group)
+        lesson = taught(group, responses, lambda done: group.tick(_READING * done))
+        student = student_of(group, group.members, start, self.recipe.frozen_layers)
+        student.head.requires_grad_(False)
+
+        whole, begun = self.layer_epochs + self.recipe.epochs, 0
+        phases = (
+            (partial(_layer_loss, student, lesson), self.layer_epochs),
+            (partial(_logits_loss, student, lesson, self.features), self.recipe.epochs),
+        )
+        for loss, epochs in phases:
+            if epochs:
+                recipe = replace(self.recipe, epochs=epochs)
+                tick = partial(_tick, group.tick, begun / whole, epochs / whole)
+                data = responses.data(group, recipe, self.seed)
+                _improve(student, loss, data, recipe, group.trainer, tick)
+                begun += epochs
+        return student.shared_state()
+
+
+def _layer_loss(
+    student: "Student", lesson: "Lesson", ids: "Tensor", mask: "Tensor", rows: "Tensor"
+) -> "Tensor":
+    wanted = lesson.at(rows)
+    seen = student(ids, mask, wanted.items)
+    return _errors(seen, wanted)[:, :-1].mean()
+
+
+def _logits_loss(
+    student: "Student",
+    lesson: "Lesson",
+    features: float,
+    ids: "Tensor",
+    mask: "Tensor",
+    rows: "Tensor",
+) -> "Tensor":
+    from gwsmm.merge.student import soft_loss
+
+    wanted = lesson.at(rows)
+    seen = student(ids, mask, wanted.items)
+    loss = soft_loss(student, seen.logits, wanted.probabilities, wanted.items)
+    return loss + features * _errors(seen, wanted)[:, -1].mean()
+
+
+def _errors(seen: "Seen", wanted: "Lesson") -> "Tensor":
+    """[b, K + 1]: squared distances from the teacher's vectors, as shares of their spread."""
+    return (seen.vectors.float() - wanted.vectors).square().sum(-1) / wanted.spread
+
+
+def _improve(
+    student: "Student",
+    loss: "Loss",
+    data: "Data",
+    recipe: Recipe,
+    trainer: Trainer,
+    tick: Callable[[float], None],
+) -> None:
+    """Train to the epoch of lowest validation loss, or not at all if none is below the start's."""
+    from gwsmm.scoring import mean_loss, train
+
+    start = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    before = mean_loss(loss, data, trainer)
+    curves = train(student, loss, data, recipe, trainer, tick)
+    if not min(epoch["validation_loss"] for epoch in curves) < before:  # nor if it is NaN
+        student.load_state_dict(start)
+    student.to(trainer.device)  # Lightning leaves it on the CPU
+
+
+def _tick(tick: Callable[[float], None], begun: float, share: float, done: float) -> None:
+    tick(_READING + (1 - _READING) * (begun + share * done))
