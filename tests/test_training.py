@@ -16,8 +16,10 @@ from gwsmm.artefact import Member
 from gwsmm.distance.subjects import CloudOf
 from gwsmm.features import Extraction, Features, common_readings, own_readings
 from gwsmm.finetune import Finetuning
+from gwsmm.heads import l2_sp, refit
 from gwsmm.heads.fitting import Frozen, HeadFitting, Moved
 from gwsmm.heads.keep import Keep
+from gwsmm.heads.l2_sp import L2SP
 from gwsmm.heads.published import PublishedHeads
 from gwsmm.heads.refit import Refit
 from gwsmm.merge.average import Average
@@ -85,6 +87,11 @@ def network_of(encoder, member, trunk=None, head=None):
 
 def logits_of(encoder, network, responses):
     return infer(network.eval(), encoder.tokenize(responses.texts), encoder.padding, network)
+
+
+def represented(encoder, network, responses):
+    ids = encoder.tokenize(responses.texts)
+    return infer(network.eval(), ids, encoder.padding, network.represent)
 
 
 def loss_of(encoder, network, responses):
@@ -590,13 +597,46 @@ def test_labels_that_are_constant_in_training_are_sure_and_finite(
     found = head(made)
     assert found["weight"].shape == (4, 32)
     assert all(tensor.isfinite().all() for tensor in found.values())
-    if isinstance(any_heads, Refit):
+    if isinstance(any_heads, Refit | L2SP):
         network = network_of(tiny, constant, merged, made)
         said = logits_of(tiny, network, item.test).sigmoid()
         assert said[:, 2].min() > 0.999
         assert said[:, 3].max() < 0.001
         assert found["weight"][:2].any(1).all()
         assert not found["weight"][2:].any()
+
+
+def test_l2_sp_goes_from_the_own_head_to_the_free_optimum(fit, member):
+    own = member.state("head")["weight"]
+    fitted = [head(fit(L2SP(strengths=[s]), member))["weight"] for s in (1e6, 1.0, 1e-2)]
+    moved = [float((each - own).norm()) for each in fitted]
+    assert moved[0] < 1e-4 < moved[1] < moved[2]
+
+
+def test_l2_sp_around_a_head_of_zeros_is_refit():
+    random = np.random.default_rng(0)
+    features = random.normal(size=(60, 5)) * np.arange(1, 6) + 3
+    labels = (features @ random.normal(size=(5, 3)) + random.normal(size=(60, 3)) > 0).astype("u1")
+    zero = np.zeros((3, 5)), np.zeros(3)
+    for found, wanted in zip(
+        l2_sp._fit(zero, features, labels, 0.05), refit._fit(features, labels, 0.05), strict=True
+    ):
+        np.testing.assert_allclose(found, wanted, atol=2e-3)
+
+
+def test_l2_sp_is_where_no_step_lowers_its_objective(fit, tiny, member, merged):
+    """Its gradient vanishes, with the features and the penalty as the docstring has them."""
+    made = head(fit(L2SP(strengths=[0.1]), member))
+    network = network_of(tiny, member, trunk=merged)
+    features = represented(tiny, network, member.item.train).double()
+    spread = features.std(0, correction=0) + 1e-8
+    standard = (features - features.mean(0)) / spread
+    own = member.state("head")["weight"].double()
+    logits = features @ made["weight"].double().T + made["bias"].double()
+    slope = (logits.sigmoid() - torch.from_numpy(member.item.train.labels)) / len(features)
+    penalty = 0.1 * (made["weight"].double() - own) * spread
+    torch.testing.assert_close(slope.T @ standard + penalty, 0 * own, rtol=0, atol=1e-5)
+    torch.testing.assert_close(slope.sum(0), torch.zeros(2).double(), rtol=0, atol=1e-5)
 
 
 @pytest.fixture
