@@ -11,13 +11,14 @@ import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, median, stdev
 from tempfile import TemporaryDirectory
 
 import pandas as pd
-from bench_peers import mergekit
+from bench_peers import mergekit, scoring
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from scipy.stats import t as student
@@ -41,6 +42,7 @@ PLANS = {
     "5 trunks": ["grouping=linkage", "grouping.encoders=5"],
 }
 FROZEN = "frozen"
+NEAR = "heads=l2_sp"
 CODECS = {  # over the pretrained encoder, or over the trunk of the group
     **{f"svd, rank {r}": ["private=svd", f"private.rank={r}"] for r in (4, 8, 16, 32, 64)},
     "svd, validated": ["private=svd_validated"],
@@ -71,6 +73,9 @@ def main() -> None:
         "scores": lambda: scores(asked, data, rows, keys),
         "costs": lambda: costs(asked, data, rows),
         "mergekit": lambda: mergekit(asked.mergekit, asked.repeats, rows, keys),
+        "scoring": lambda: scoring(
+            partial(configured, *data, *asked.overrides), asked.repeats, rows, keys
+        ),
     }
     file = folder / "merge.json"
     if file.exists() and asked.only:  # a part that is run again replaces its own rows
@@ -103,7 +108,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--merges", nargs="+", default=sorted(p.stem for p in CONF.glob("merge/*")))
     parser.add_argument("--mergekit", help="the program mergekit-yaml, installed elsewhere")
     parser.add_argument("--repeats", type=int, default=3, help="of what is timed side by side")
-    parser.add_argument("--only", nargs="*", default=[], help="parts: scores, costs, mergekit")
+    parser.add_argument(
+        "--only", nargs="*", default=[], help="parts: scores, costs, mergekit, scoring"
+    )
     parser.add_argument("overrides", nargs="*", help="of the configuration, e.g. finetune.epochs=9")
     return parser.parse_args()
 
@@ -136,12 +143,22 @@ def settings(plans: Sequence[str], merges: Sequence[str]) -> list[Setting]:
         for merge in merges
         if merge != FROZEN
     ]
+    found += [  # nearly the features that the items' own heads were trained on
+        Setting("merge", plan, "distill, l2_sp heads", (*PLANS[plan], "merge=distill", NEAR))
+        for plan in plans
+        if "distill" in merges
+    ]
     found += [
-        Setting("codec", "pretrained", name, (*PLANS["one trunk"], *of, "private.base=pretrained"))
+        Setting(
+            "codec",
+            "pretrained",
+            name,
+            (*PLANS["one trunk"], *of, "private.base=pretrained", NEAR),
+        )
         for name, of in CODECS.items()
     ]
     found += [
-        Setting("codec", plan, name, (*PLANS[plan], *of))
+        Setting("codec", plan, name, (*PLANS[plan], *of, NEAR))
         for plan in plans
         if plan in ("one trunk", "5 trunks")
         for name, of in CODECS.items()
