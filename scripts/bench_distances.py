@@ -151,6 +151,9 @@ def speed(clouds: list[Cloud], repeats: int, rows: list[Row], keys: dict[str, ob
     n, pairs = len(clouds), list(combinations(range(len(clouds)), 2))
     ours_at = strategy("gw_exact", "distance.cost=euclidean")  # the published costs
     plain, published, ours, values = [], [], [], np.zeros((n, n))
+    warm = [even(cloud.name, cloud.points[:20]) for cloud in clouds]
+    matrix(ours_at, warm)  # libraries are loaded on both sides before the clock starts
+    published_solve(*(squareform(pdist(cloud.points)) for cloud in warm[:2]))
     for _ in range(repeats):
         found, seconds = matrix(ours_at, clouds)
         ours.append(seconds)

@@ -208,7 +208,8 @@ class _Problem:
         """The state at another vertex; None if its F is not larger."""
         change = _clean((coupling - state.coupling).tocsr())
         rows = np.flatnonzero(np.diff(change.indptr))
-        part = self.c1[:, rows] @ (change[rows].astype(self.precision) @ self.c2)
+        # Costs are symmetric: their rows are copied faster than their columns.
+        part = self.c1[rows].T @ (change[rows].astype(self.precision) @ self.c2)
         gradient = state.gradient + part
         moved = self._at(_clean(coupling), gradient, duals, arcs)
         least = self.enough if enough is None else enough
@@ -244,8 +245,9 @@ class _Problem:
         candidate = self._suggested(gradient, u, v)
         candidate[own] = True
         while True:
-            i, j = np.nonzero(candidate)
-            gains = gradient[i, j].astype(np.float64)
+            at = np.flatnonzero(candidate)  # many times faster than `nonzero`
+            i, j = np.divmod(at, self.shape[1])
+            gains = gradient.ravel()[at].astype(np.float64)
             highest = gains.max()
             costs = coo_array((highest - gains, (i, j)), self.shape)
             coupling, log = emd(
