@@ -27,7 +27,7 @@ _PROFILE = 64  # quantiles of an anchor's distances
 _AXES = 3  # principal axes whose signs are tried
 _FEW = 2  # steps after which most starts are given up
 _MANY = 200
-_SURVIVORS = 4  # of the starts, one in so many goes on
+_SURVIVORS = 6  # of the starts, one in so many goes on
 _TINY = 400  # arcs
 
 
