@@ -318,12 +318,12 @@ def choice(clouds: list[Cloud], rows: list[Row]) -> None:
                 "result": f"{seconds:.3f}, {over:.2f}, {rank:.2f}",
             }
         )
-        axes.scatter(seconds, over)
-        axes.annotate(name, (seconds, over), textcoords="offset points", xytext=(5, 4), fontsize=8)
+        axes.scatter(seconds, over, label=name, marker="^" if name in below else "o")
     axes.set_xscale("log")
     axes.set_xlabel("seconds a pair, 300 points each, one thread")
     axes.set_ylabel("value / best value found (median over pairs)")
     axes.axhline(1, color="grey", lw=0.8)
+    axes.legend(fontsize=8, loc="center left")
     (ROOT / "docs").mkdir(exist_ok=True)
     axes.figure.savefig(ROOT / "docs" / "distances.png", dpi=130)
 

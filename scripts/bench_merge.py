@@ -18,7 +18,7 @@ from statistics import mean, median, stdev
 from tempfile import TemporaryDirectory
 
 import pandas as pd
-from bench_peers import mergekit, scoring
+from bench_peers import scoring
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from scipy.stats import t as student
@@ -72,7 +72,6 @@ def main() -> None:
     parts: dict[str, Callable[[], None]] = {
         "scores": lambda: scores(asked, data, rows, keys),
         "costs": lambda: costs(asked, data, rows),
-        "mergekit": lambda: mergekit(asked.mergekit, asked.repeats, rows, keys),
         "scoring": lambda: scoring(
             partial(configured, *data, *asked.overrides), asked.repeats, rows, keys
         ),
@@ -106,11 +105,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--plans", nargs="+", default=list(PLANS), choices=list(PLANS))
     parser.add_argument("--merges", nargs="+", default=sorted(p.stem for p in CONF.glob("merge/*")))
-    parser.add_argument("--mergekit", help="the program mergekit-yaml, installed elsewhere")
     parser.add_argument("--repeats", type=int, default=3, help="of what is timed side by side")
-    parser.add_argument(
-        "--only", nargs="*", default=[], help="parts: scores, costs, mergekit, scoring"
-    )
+    parser.add_argument("--only", nargs="*", default=[], help="parts: scores, costs, scoring")
     parser.add_argument("overrides", nargs="*", help="of the configuration, e.g. finetune.epochs=9")
     return parser.parse_args()
 
