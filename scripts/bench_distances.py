@@ -318,7 +318,8 @@ def choice(clouds: list[Cloud], rows: list[Row]) -> None:
                 "result": f"{seconds:.3f}, {over:.2f}, {rank:.2f}",
             }
         )
-        axes.scatter(seconds, over, label=name, marker="^" if name in below else "o")
+        marker = "o" if name in above else "^" if name in below else "s"
+        axes.scatter(seconds, over, label=name, marker=marker)
     axes.set_xscale("log")
     axes.set_xlabel("seconds a pair, 300 points each, one thread")
     axes.set_ylabel("value / best value found (median over pairs)")
@@ -333,15 +334,16 @@ def choice(clouds: list[Cloud], rows: list[Row]) -> None:
 
 def sizes_of_clouds(clouds: list[Cloud], rows: list[Row]) -> None:
     distance, random = strategy("gw_exact"), np.random.default_rng(0)
-    pooled = [np.concatenate([c.points for c in clouds[at::2]]) for at in (0, 1)]
+    pooled = np.concatenate([cloud.points for cloud in clouds])
 
     def pair(n: int) -> float:
-        a, b = (distance.prepare(even("x", random.permutation(points)[:n])) for points in pooled)
+        a, b = (distance.prepare(even("x", random.permutation(pooled)[:n])) for _ in range(2))
         return timed(partial(distance, a, b))[1]
 
     pair(20)  # loads the libraries
-    most = min(map(len, pooled))
-    for n in sorted({min(n, most) for n in (100, 300, 1000, 2000, 4000)}):
+    for n in (100, 300, 1000, 2000, 4000):
+        if n > len(pooled):
+            break
         seconds = pair(n)
         rows.append(
             {

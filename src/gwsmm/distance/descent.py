@@ -56,7 +56,7 @@ def scale(a: Space, b: Space) -> float:
 
 
 def loss(a: Space, b: Space, coupling: Sparse) -> float:
-    """Σ (C1[i, k] − C2[j, l])² T[i, j] T[k, l] over the entries of T, free of cancellation."""
+    """Σ (C1[i, k] − C2[j, l])² T[i, j] T[k, l] of a T with both marginals, free of cancellation."""
     turned = coupling.T.tocsr()
     whole = scale(a, b)
     value = whole - 2 * float(((turned @ (turned @ a.costs).T) * b.costs).sum())
