@@ -5,7 +5,6 @@ pairs with the diagonal, cost matrices by a double loop for each pair, one start
 """
 
 import argparse
-import json
 import resource
 import tempfile
 import time
@@ -16,8 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
+from bench_parts import BENCH, ROOT, Row, carry_out, configured
 from safetensors.numpy import save_file
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import spearmanr
@@ -32,9 +30,7 @@ from gwsmm.pipeline import compared, prepare, trained
 from gwsmm.store import Store
 from gwsmm.types import Cloud, Distances
 
-ROOT = Path(__file__).parents[1]
 TWO = Processes(jobs=2, threads=1)
-Row = dict[str, object]
 
 
 def main() -> None:
@@ -56,22 +52,11 @@ def main() -> None:
         "screen": lambda: screen(clouds, asked.many, rows, keys),
         "device": lambda: device(clouds, asked.device, rows),
     }
-    folder = ROOT / "outputs" / "bench"
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "distances.json"
-    if file.exists() and asked.only:  # a part that is run again replaces its own rows
-        before = json.loads(file.read_text())
-        rows += [row for row in before.pop("rows") if row["part"] not in asked.only]
-        keys |= before
-    for name, part in parts.items():
-        if not asked.only or name in asked.only:
-            print(f"— {name}", flush=True)
-            part()
-            file.write_text(json.dumps(keys | {"rows": rows}, indent=2) + "\n")
+    carry_out(BENCH / "distances.json", parts, asked.only, rows, keys)
     order = {name: at for at, name in enumerate(parts)}
     rows.sort(key=lambda row: order[str(row["part"])])
     table = pd.DataFrame(rows).drop(columns="part").to_markdown(index=False)
-    (folder / "distances.md").write_text(table + "\n")
+    (BENCH / "distances.md").write_text(table + "\n")
     print(table)
 
 
@@ -90,12 +75,6 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("overrides", nargs="*", help="of the configuration, e.g. seed=1")
     return parser.parse_args()
-
-
-def configured(*overrides: str):
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = compose("config", overrides=["tracker=off", *overrides])
-    return instantiate(config, _convert_="all")
 
 
 def strategy(name: str, *overrides: str):

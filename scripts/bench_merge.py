@@ -6,21 +6,17 @@ chosen is chosen on validation responses; test scores are only reported.
 """
 
 import argparse
-import json
-import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, median, stdev
 from tempfile import TemporaryDirectory
 
 import pandas as pd
+from bench_parts import BENCH, CONF, Row, alone, carry_out, configured
 from bench_peers import scoring
-from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 from scipy.stats import t as student
 
 from gwsmm.evaluate import Evaluation, Tested, load_scores
@@ -33,8 +29,6 @@ from gwsmm.results import Run
 from gwsmm.store import Store
 from gwsmm.types import InputError
 
-ROOT = Path(__file__).parents[1]
-CONF = ROOT / "conf"
 PLANS = {
     "one trunk": ["grouping=all"],
     "3 trunks": ["grouping=linkage", "grouping.encoders=3"],
@@ -49,7 +43,6 @@ CODECS = {  # over the pretrained encoder, or over the trunk of the group
     **{f"{b} bits": ["private=int", f"private.bits={b}"] for b in (2, 3, 4)},
     "sign": ["private=sign"],
 }
-Row = dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -64,9 +57,8 @@ class Setting:
 
 def main() -> None:
     asked = arguments()
-    data = [f"items.path={asked.items}", "items=pasta"] if asked.items else []
-    folder = ROOT / "outputs" / "bench"
-    folder.mkdir(parents=True, exist_ok=True)
+    data = ["stability.repeats=0"]
+    data += [f"items.path={asked.items}", "items=pasta"] if asked.items else []
     rows: list[Row] = []
     keys: dict[str, object] = {}
     parts: dict[str, Callable[[], None]] = {
@@ -76,16 +68,7 @@ def main() -> None:
             partial(configured, *data, *asked.overrides), asked.repeats, rows, keys
         ),
     }
-    file = folder / "merge.json"
-    if file.exists() and asked.only:  # a part that is run again replaces its own rows
-        before = json.loads(file.read_text())
-        rows += [row for row in before.pop("rows") if row["part"] not in asked.only]
-        keys |= before
-    for name, part in parts.items():
-        if not asked.only or name in asked.only:
-            print(f"— {name}", flush=True)
-            part()
-            file.write_text(json.dumps(keys | {"rows": rows}, indent=2) + "\n")
+    carry_out(BENCH / "merge.json", parts, asked.only, rows, keys)
     tables = [
         pd.DataFrame([row for row in rows if row["part"] == name])
         .drop(columns="part")
@@ -93,7 +76,7 @@ def main() -> None:
         for name in parts
         if any(row["part"] == name for row in rows)
     ]
-    (folder / "merge.md").write_text("\n\n".join(tables) + "\n")
+    (BENCH / "merge.md").write_text("\n\n".join(tables) + "\n")
     print("\n\n".join(tables))
 
 
@@ -109,13 +92,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="*", default=[], help="parts: scores, costs, scoring")
     parser.add_argument("overrides", nargs="*", help="of the configuration, e.g. finetune.epochs=9")
     return parser.parse_args()
-
-
-def configured(*overrides: str) -> Experiment:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", overrides=["tracker=off", "stability.repeats=0", *overrides])
-    x: Experiment = instantiate(config, _convert_="all")
-    return x
 
 
 # What is kept of the scores.
@@ -248,13 +224,6 @@ def table_row(setting: Setting, of: list[Row]) -> Row:
 def chosen(found: dict[Setting, list[Row]]) -> dict[str, object]:
     """The figures of the settings that validation chooses under each limit of storage."""
 
-    def best(allowed: Callable[[Setting], bool], saving: float) -> tuple[Setting, list[Row]]:
-        candidates = {
-            s: of for s, of in found.items() if allowed(s) and average(of, "saving") >= saving
-        }
-        pick = max(candidates, key=lambda s: average(candidates[s], "validation_micro_f1"))
-        return pick, candidates[pick]
-
     keys: dict[str, object] = {}
     references = ("published", "joint")  # are no merges to be chosen
     limits: dict[str, tuple[Callable[[Setting], bool], float]] = {
@@ -266,7 +235,13 @@ def chosen(found: dict[Setting, list[Row]]) -> dict[str, object]:
         ),
     }
     for name, (allowed, saving) in limits.items():
-        setting, of = best(allowed, saving)
+        candidates = [
+            s for s, of in found.items() if allowed(s) and average(of, "saving") >= saving
+        ]
+        if not candidates:
+            continue
+        setting = max(candidates, key=lambda s: average(found[s], "validation_micro_f1"))
+        of = found[setting]
         keys |= {
             f"{name}_choice": f"{setting.plan}, {setting.name}",
             f"{name}_micro_kept": mean(share(of, "micro_f1")),
@@ -285,22 +260,21 @@ def chosen(found: dict[Setting, list[Row]]) -> dict[str, object]:
 
 def costs(asked: argparse.Namespace, data: list[str], rows: list[Row]) -> None:
     for merge in asked.merges:
-        with get_context("spawn").Pool(1) as pool:
-            overrides = [*data, *asked.overrides, f"seed={asked.seeds[0]}", f"merge={merge}"]
-            seconds, bytes_ = pool.apply(cost, (overrides,))
+        overrides = [*data, *asked.overrides, f"seed={asked.seeds[0]}", f"merge={merge}"]
+        seconds, memory = alone(cost, overrides)
         rows.append(
             {
                 "part": "costs",
                 "merge": merge,
                 "seconds": f"{seconds:.1f}",
-                "peak memory, MB": f"{bytes_ / 1e6:.0f}",
+                "peak memory, MB": f"{memory / 1e6:.0f}",
             }
         )
         print(merge, rows[-1], flush=True)
 
 
-def cost(overrides: list[str]) -> tuple[float, int]:
-    """Median seconds of three merges of all items, and the peak memory of the process."""
+def cost(overrides: list[str]) -> float:
+    """Median seconds of three merges of all items; of one that trains."""
     x = configured(*overrides)
     members = trained(x, prepare(x))
     group = group_for(x.merge, members, members)
@@ -315,7 +289,7 @@ def cost(overrides: list[str]) -> tuple[float, int]:
             started = time.perf_counter()
             stage(group, Path(folder))
             seconds.append(time.perf_counter() - started)
-    return median(seconds), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return median(seconds)
 
 
 if __name__ == "__main__":

@@ -5,32 +5,18 @@ largest of its process.
 """
 
 import json
-import resource
 import time
-from collections.abc import Callable, Sequence
-from multiprocessing import get_context
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from bench_parts import Row, alone
 
 from gwsmm.artefact import Member
 
-Row = dict[str, object]
 BATCH = 64  # responses
-
-
-def alone(work: Callable[..., Any], *arguments: object) -> tuple[Any, int]:
-    """What a function returns in a fresh process, and the memory of that process."""
-    with get_context("spawn").Pool(1) as pool:
-        found: tuple[Any, int] = pool.apply(_with_memory, (work, arguments))
-    return found
-
-
-def _with_memory(work: Callable[..., Any], arguments: Sequence[object]) -> tuple[Any, int]:
-    result = work(*arguments)
-    return result, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def scoring(
