@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from hydra import compose, initialize_config_dir
 from little import (
@@ -26,6 +27,7 @@ from little import (
     write_items,
     write_table,
 )
+from safetensors.torch import load_file
 
 from gwsmm.bundle import writing
 from gwsmm.bundle.reading import Bundle, open_bundle
@@ -130,6 +132,13 @@ def test_every_private_strategy_scores_as_it_was_evaluated(world, tmp_path, priv
     assert bundle.codec == (experiment.private if coded else None)
     passes = {item.trunk for item in bundle.manifest.items}
     assert len(passes) == (len(NAMES) if coded else len(GROUPS))
+
+
+def test_every_private_strategy_can_stand_on_weights_of_half_the_bytes(world, tmp_path, private):
+    _, bundle = agrees(world, tmp_path, f"private={private}", "numbers=float16")
+    trunks = [load_file(path) for path in bundle.folder.rglob("trunk.safetensors")]
+    assert trunks
+    assert {v.dtype for trunk in trunks for v in trunk.values()} == {torch.float16}
 
 
 @pytest.mark.parametrize("decision", sorted(path.stem for path in CONF.glob("decision/*.yaml")))

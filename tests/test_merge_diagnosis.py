@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from gwsmm.merge.average import Average
-from gwsmm.merge.diagnosis import diagnose
+from gwsmm.artefact import Scorer
+from gwsmm.merge.diagnosing import Diagnosing
+from gwsmm.merge.diagnosis import Confidence, confidence, diagnose
 from gwsmm.merge.matrices import effective_rank
-from gwsmm.merge.merging import Group, Merging
+from gwsmm.merge.merging import Group
+from gwsmm.network import pad
 from gwsmm.private.nothing import Nothing
+from gwsmm.recipe import Trainer
 from gwsmm.types import InputError
 
 BASE = {
@@ -27,13 +30,19 @@ def moved(seed, by=1.0):
     return {k: v + by * torch.randn(v.shape, generator=draw) for k, v in BASE.items()}
 
 
+def diagnosed(members, base=BASE, share=0.5):
+    return diagnose(
+        base, members, {k: Confidence(entropy=share, of_frequencies=1) for k in members}
+    )
+
+
 def flat(state):
     return torch.cat([tensor.flatten() for tensor in state.values()]).double().numpy()
 
 
 def test_norms_are_those_of_the_whole_task_vector():
     members = {"one": moved(1), "two": moved(2, by=2.0)}
-    found = diagnose(BASE, members)
+    found = diagnosed(members)
     assert found.members == ("one", "two")
     wanted = [np.linalg.norm(flat(state)) for state in members.values()]
     assert found.norms == pytest.approx(wanted)
@@ -43,7 +52,7 @@ def test_norms_are_those_of_the_whole_task_vector():
 def test_sign_conflict_by_hand():
     a, b = moved(1), moved(2)
     a["trunk.layer.0.bias"] = torch.zeros(8)  # what did not move has no sign
-    found = diagnose(BASE, {"a": a, "b": b})
+    found = diagnosed({"a": a, "b": b})
     x, y = flat(a), flat(b)
     opposite, both = x * y < 0, x * y != 0
     assert found.sign_conflict[0][1] == pytest.approx(opposite.sum() / both.sum())
@@ -59,7 +68,7 @@ def test_sign_conflict_by_hand():
 @pytest.mark.parametrize(("factor", "conflict"), [(2.0, 0.0), (-0.5, 1.0)])
 def test_parallel_task_vectors_agree_and_opposite_ones_conflict_everywhere(factor, conflict):
     one = moved(1)
-    found = diagnose(BASE, {"one": one, "two": {k: factor * v for k, v in one.items()}})
+    found = diagnosed({"one": one, "two": {k: factor * v for k, v in one.items()}})
     assert found.sign_conflict[0][1] == pytest.approx(conflict)
     assert found.weighted_sign_conflict[0][1] == pytest.approx(conflict)
 
@@ -67,7 +76,7 @@ def test_parallel_task_vectors_agree_and_opposite_ones_conflict_everywhere(facto
 def test_sums_over_pieces_are_sums_over_the_tensor():
     draw = torch.Generator().manual_seed(0)
     base, one, two = ({"a": torch.randn(900, 601, generator=draw)} for _ in range(3))
-    found = diagnose(base, {"one": one, "two": two})
+    found = diagnosed({"one": one, "two": two}, base)
     x, y = ((each["a"].double() - base["a"].double()) for each in (one, two))
     assert found.norms == pytest.approx([float(x.norm()), float(y.norm())])
     assert found.sign_conflict[0][1] == pytest.approx(float((x * y < 0).double().mean()))
@@ -87,7 +96,7 @@ def test_effective_rank_counts_directions(shape):
 
 def test_effective_ranks_are_told_for_every_linear_layer_and_member():
     line = {**BASE, "trunk.layer.0.weight": torch.ones(8, 6)}
-    found = diagnose(BASE, {"one": moved(1), "two": line})
+    found = diagnosed({"one": moved(1), "two": line})
     assert list(found.effective_ranks) == ["trunk.layer.0.weight"]
     random, one = found.effective_ranks["trunk.layer.0.weight"]
     assert one == pytest.approx(1)
@@ -98,7 +107,7 @@ def test_effective_ranks_are_told_for_every_linear_layer_and_member():
 def test_norms_over_three_times_apart_are_warned_of_with_the_remedy(by, warns):
     one = moved(1)
     members = {"short": one, "long": {k: by * v for k, v in one.items()}}
-    found = diagnose(BASE, members)
+    found = diagnosed(members)
     assert bool(found.warnings) == warns
     for line in found.warnings:
         assert "moved long 3.1 times as far as short" in line
@@ -108,7 +117,7 @@ def test_norms_over_three_times_apart_are_warned_of_with_the_remedy(by, warns):
 
 def test_members_that_equal_the_base_have_no_ratio():
     for members in ({"a": BASE, "b": moved(1)}, {"a": BASE, "b": BASE}):
-        found = diagnose(BASE, members)
+        found = diagnosed(members)
         assert found.norm_ratio == 1
         assert found.warnings == ()
         assert found.sign_conflict[0][1] == 0
@@ -117,7 +126,7 @@ def test_members_that_equal_the_base_have_no_ratio():
 
 def refused(base, members, *words):
     with pytest.raises(InputError) as error:
-        diagnose(base, members)
+        diagnosed(members, base)
     line = str(error.value)
     assert all(word in line for word in words), line
     assert "\n" not in line
@@ -150,35 +159,71 @@ def test_what_is_no_number_is_refused_by_item_and_tensor(bad):
     refused(broken, {"one": moved(1), "two": moved(2)}, "the base", "trunk.layer.0.weight")
 
 
+# How sure the models are
+
+
+def test_confidence_by_hand():
+    p = np.array([[0.5, 1.0], [0.0, 0.25]])
+    labels = np.array([[1, 0], [0, 0], [0, 0], [1, 0]], dtype=np.uint8)
+    found = confidence(p, labels)
+    quarter = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
+    assert found.entropy == pytest.approx((math.log(2) + quarter) / 4)
+    assert found.of_frequencies == pytest.approx(math.log(2) / 2)
+    assert found.share == pytest.approx((math.log(2) + quarter) / 2 / math.log(2))
+    assert confidence(p, 0 * labels).share == 0  # nothing to be unsure of
+
+
+@pytest.mark.parametrize(("share", "warns"), [(0.79, False), (0.81, True)])
+def test_models_that_are_unsure_are_warned_of_with_the_remedy(share, warns):
+    found = diagnosed({"one": moved(1), "two": moved(2)}, share=share)
+    assert len(found.warnings) == 2 * warns
+    for name, line in zip(("one", "two"), found.warnings, strict=False):
+        assert f"the model of {name} is hardly surer" in line
+        assert "81%" in line
+        assert "finetune.epochs" in line
+        assert "\n" not in line
+
+
 # Through the stage
 
 
-def test_the_diagnosis_is_kept_beside_the_merge_and_its_warning_is_logged(
-    tiny, make_item, make_member, tmp_path, caplog
+def stage(encoder, base="pretrained"):
+    trainer = Trainer(accelerator="cpu", devices=1, strategy="auto")
+    return Diagnosing(encoder=encoder, base=base, private=Nothing(), trainer=trainer)
+
+
+def test_the_stage_writes_what_it_sees_of_weights_and_models(
+    tiny, make_item, make_member, tmp_path
 ):
     group = [
         make_member(tiny, make_item(name), tmp_path, seed=i, noise=noise)
         for i, (name, noise) in enumerate([("calm", 0.01), ("wild", 0.1)])
     ]
     (tmp_path / "out").mkdir()
-    Merging(encoder=tiny, merge=Average(), private=Nothing())(
-        Group(tuple(group), None), tmp_path / "out"
-    )
+    stage(tiny)(Group(tuple(group), None), tmp_path / "out")
     found = json.loads((tmp_path / "out" / "diagnosis.json").read_text())
     assert found["members"] == ["calm", "wild"]
     assert found["norm_ratio"] == pytest.approx(10, rel=0.01)
-    assert found["warnings"][0] in caplog.text
+    assert "moved wild" in found["warnings"][0]
     assert found["sign_conflict"][0][1] == pytest.approx(0.5, abs=0.02)  # independent noise
+    for member, sure in zip(group, found["confidences"], strict=True):
+        network = tiny.network(len(member.item.labels))
+        network.load_scorer(Scorer(*[member.made] * 3))
+        ids, mask = pad(tiny.tokenize(member.item.validation.texts), tiny.padding)
+        with torch.no_grad():
+            p = network.eval()(ids, mask).sigmoid().double().numpy()
+        entropy = -(p * np.log(p) + (1 - p) * np.log(1 - p)).mean()
+        assert sure["entropy"] == pytest.approx(entropy, rel=1e-4)
 
 
-def test_encoders_of_different_size_are_not_merged(tiny, make_item, make_member, tmp_path):
+@pytest.mark.parametrize("base", ["pretrained", "group_mean"])
+def test_encoders_of_different_size_are_refused(tiny, make_item, make_member, tmp_path, base):
     wide = replace(tiny, random={**tiny.random, "intermediate_size": 96})
     group = [
         make_member(encoder, make_item(name), tmp_path, seed=1)
         for name, encoder in (("narrow", tiny), ("wide", wide))
     ]
     (tmp_path / "out").mkdir()
-    stage = Merging(encoder=tiny, merge=Average(), private=Nothing())
-    with pytest.raises(InputError, match=r"item wide cannot be merged: the tensor trunk\."):
-        stage(Group(tuple(group), None), tmp_path / "out")
-    assert not list((tmp_path / "out").glob("*.safetensors"))
+    with pytest.raises(InputError, match=r"item wide .*cannot be merged: the tensor trunk\."):
+        stage(tiny, base)(Group(tuple(group), None), tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*.json"))

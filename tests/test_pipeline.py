@@ -34,7 +34,7 @@ from sklearn.metrics import accuracy_score, f1_score
 METRICS = ("micro_f1", "macro_f1", "exact_match", "label_accuracy")
 FILES = {
     "config.yaml", "results.json", "predictions.parquet", "distances.csv", "pairs.csv",
-    "heatmap.png", "items.png", "plan.json", "table.md", "table.csv", "table.tex", "run.json",
+    "heatmap.png", "items.png", "plan.json", "diagnosis.json", "table.md", "table.csv", "table.tex", "run.json",
     "run.log",
 }  # fmt: skip
 
@@ -123,6 +123,10 @@ def test_results_hold_what_the_documentation_says(first):
     assert set(paths(found)) == documented("results.json")
     assert found["schema"] == 1
     assert set(paths(read_json(first / "plan.json"))) == documented("plan.json")
+    seen = read_json(first / "diagnosis.json")
+    seen[0]["warnings"].append("a warning")
+    keys = {re.sub(r"ranks\..*\[", "ranks.<tensor>[", path) for path in paths(seen)}
+    assert keys == documented("diagnosis.json")
     assert set(paths(read_json(first / "run.json"))) == documented("run.json")
     columns = pd.read_parquet(first / "predictions.parquet").columns
     assert set(columns) == documented("predictions.parquet")
@@ -322,6 +326,22 @@ def test_all_items_can_share_one_encoder(world, first):
     assert results["storage"]["encoders_after"] == 1
     assert results["merged_only"] == results["overall"]
     assert results["storage"]["factor"] > 2
+
+
+@pytest.mark.parametrize("numbers", ["float16", "bfloat16"])
+def test_encoders_can_be_kept_in_half_the_bytes(world, first, numbers):
+    folder = world.run(numbers, f"numbers={numbers}")
+    full, half = (read_json(each / "results.json") for each in (first, folder))
+    for when in ("before", "after"):
+        ratio = half["storage"][f"bytes_{when}"] / full["storage"][f"bytes_{when}"]
+        assert ratio == pytest.approx(0.5, abs=0.08)  # the names of tensors are not halved
+    assert half["plan"] == full["plan"]
+    assert counts(folder)["merge"][0] == counts(folder)["finetune"][0] == 0
+    one, other = (pd.read_parquet(each / "predictions.parquet") for each in (first, folder))
+    np.testing.assert_allclose(one["probability"], other["probability"], atol=0.02)
+    changed = one["probability"] != other["probability"]
+    assert changed[one["model"] == "individual"].mean() > 0.5
+    assert changed[one["model"] == "merged"].mean() > 0.5
 
 
 def test_a_plan_of_a_run_can_be_given_back(world, first):

@@ -50,6 +50,7 @@ TABLE, WIDE = "trunk.embeddings.weight", "trunk.encoder.layer.0.dense.weight"
 MATRICES = [name for name, shape in SHAPES.items() if len(shape) == 2]
 HALF = 2.0**-11  # relative precision of fp16
 FIELDS = {"still": 0.0, "base": "merged", "pooler": "shared"}
+FACTORS = FIELDS | {"bits": 16}
 
 
 def state(seed, dtype=torch.float32, size=1.0):
@@ -219,7 +220,7 @@ def best(delta, rank):
 @pytest.mark.parametrize("rank", [1, 3, 7])
 def test_factors_are_the_best_of_their_rank(rank):
     base, member = state(0), moved(state(0), 1)
-    codec = Svd(rank=rank, **FIELDS)
+    codec = Svd(rank=rank, **FACTORS)
     code = codec.encode(member, [base], no_loss)
     found = codec.decode(code, [base])
     for name in MATRICES:
@@ -232,7 +233,7 @@ def test_factors_are_the_best_of_their_rank(rank):
 
 def test_the_error_falls_with_the_rank_to_that_of_fp16():
     base, member = state(0), moved(state(0), 1)
-    errors = [error(Svd(rank=r, **FIELDS), member, [base]) for r in range(1, 13)]
+    errors = [error(Svd(rank=r, **FACTORS), member, [base]) for r in range(1, 13)]
     assert all(a > b for a, b in pairwise(errors[:9]))
     assert errors[-1] < HALF
 
@@ -242,7 +243,33 @@ def test_a_delta_of_low_rank_comes_back_whatever_its_size():
         left, right = torch.randn(50, 2), size * torch.randn(12, 2)
         base = {TABLE: torch.zeros(50, 12)}
         member = {TABLE: left @ right.T}
-        assert error(Svd(rank=2, **FIELDS), member, [base]) < 2 * HALF
+        assert error(Svd(rank=2, **FACTORS), member, [base]) < 2 * HALF
+
+
+def test_the_error_of_factors_falls_with_their_bits_to_that_of_fp16():
+    base = state(0)
+    left, right = torch.randn(50, 4), torch.randn(4, 12)
+    member = base | {TABLE: base[TABLE] + left @ right}
+    errors = [error(Svd(rank=4, **FACTORS | {"bits": b}), member, [base]) for b in range(3, 17)]
+    assert all(a > b for a, b in pairwise(errors[:9]))
+    assert errors[-1] < HALF
+    assert errors[1] < 0.2  # 4 bits
+    assert errors[5] < 0.01  # 8 bits
+
+
+def test_at_few_bits_more_directions_are_nearer_in_as_many_bytes():
+    base, member = state(0), moved(state(0), 1)
+    few, many = (Svd(rank=rank, **FACTORS | {"bits": bits}) for rank, bits in ((3, 16), (6, 8)))
+    assert error(many, member, [base]) < error(few, member, [base])
+    sizes = [
+        sum(
+            v.numel() * v.element_size()
+            for k, v in c.encode(member, [base], no_loss).items()
+            if not k.endswith("_scale")
+        )
+        for c in (few, many)
+    ]
+    assert sizes[0] == sizes[1]
 
 
 def ranks(code):
@@ -252,7 +279,7 @@ def ranks(code):
 @pytest.mark.parametrize("bound", [0.5, 0.7, 0.9])
 def test_every_matrix_has_the_smallest_rank_of_its_error(bound):
     base, member = state(0), moved(state(0), 1)
-    found = ranks(SvdError(error=bound, **FIELDS).encode(member, [base], no_loss))
+    found = ranks(SvdError(error=bound, **FACTORS).encode(member, [base], no_loss))
     assert found
     for name, rank in found.items():
         delta = (member[name] - base[name]).double().numpy()
@@ -263,8 +290,8 @@ def test_every_matrix_has_the_smallest_rank_of_its_error(bound):
 
 def test_validation_chooses_the_smallest_rank_whose_loss_is_near_enough():
     base, member = state(0), moved(state(0), 1)
-    codec = SvdValidated(ranks=[5, 1, 3], tolerance=0.1, **FIELDS)
-    errors = {r: error(Svd(rank=r, **FIELDS), member, [base]) for r in (1, 3, 5)}
+    codec = SvdValidated(ranks=[5, 1, 3], tolerance=0.1, **FACTORS)
+    errors = {r: error(Svd(rank=r, **FACTORS), member, [base]) for r in (1, 3, 5)}
 
     def chosen(allowed):
         """With a loss of 1 that rises to 1.1 at an error of `allowed`."""
@@ -275,7 +302,7 @@ def test_validation_chooses_the_smallest_rank_whose_loss_is_near_enough():
     for rank in (1, 3, 5):
         code, found = chosen(errors[rank] * 1.001)
         assert found == rank
-        same(code, Svd(rank=rank, **FIELDS).encode(member, [base], no_loss))
+        same(code, Svd(rank=rank, **FACTORS).encode(member, [base], no_loss))
     assert chosen(errors[5] * 0.9)[1] == 5  # none is good enough: the largest
 
 
@@ -381,8 +408,8 @@ def decayed(moving):
 @pytest.mark.parametrize(
     "codec",
     [
-        Svd(rank=2, **FIELDS),
-        SvdError(error=0.3, **FIELDS),
+        Svd(rank=2, **FACTORS),
+        SvdError(error=0.3, **FACTORS),
         Sign(scale="row", **FIELDS),
         Int(bits=4, group=8, **FIELDS),
     ],
@@ -428,9 +455,9 @@ def bits_per_weight(codec, member, base):
         (Int(bits=2, group=64, **FIELDS), 2 + 16 / 64 + 32 / 64_000),
         (Int(bits=3, group=32, **FIELDS), 3 + 16 / 32 + 32 / 64_000),
         (Int(bits=16, group=1000, **FIELDS), 16 + 16 / 1000 + 32 / 64_000),
-        (Svd(rank=5, **FIELDS), 5 * (16 * (1000 + 64) + 2 * 32) / 64_000),
-        (Svd(rank=64, **FIELDS), 16 + 64 * 32 / 64_000),  # dense, as the factors are larger
-        (SvdError(error=0.0, **FIELDS), 16 + 64 * 32 / 64_000),
+        (Svd(rank=5, **FACTORS), 5 * (16 * (1000 + 64) + 2 * 32) / 64_000),
+        (Svd(rank=64, **FACTORS), 16 + 64 * 32 / 64_000),  # dense, as the factors are larger
+        (SvdError(error=0.0, **FACTORS), 16 + 64 * 32 / 64_000),
     ],
     ids=str,
 )
@@ -448,11 +475,11 @@ def test_a_mask_takes_one_bit_per_weight():
 
 def test_a_strategy_refuses_what_is_out_of_range():
     for codec, wrong in (
-        (Svd(rank=1, **FIELDS), {"rank": 0}),
-        (Svd(rank=1, **FIELDS), {"still": 1.0}),
-        (Svd(rank=1, **FIELDS), {"base": "group_mean"}),
-        (SvdError(error=0.1, **FIELDS), {"error": 1.0}),
-        (SvdValidated(ranks=[1], tolerance=0.1, **FIELDS), {"ranks": []}),
+        (Svd(rank=1, **FACTORS), {"rank": 0}),
+        (Svd(rank=1, **FACTORS), {"still": 1.0}),
+        (Svd(rank=1, **FACTORS), {"base": "group_mean"}),
+        (SvdError(error=0.1, **FACTORS), {"error": 1.0}),
+        (SvdValidated(ranks=[1], tolerance=0.1, **FACTORS), {"ranks": []}),
         (Int(bits=4, group=8, **FIELDS), {"bits": 1}),
         (Int(bits=4, group=8, **FIELDS), {"bits": 17}),
         (Int(bits=4, group=8, **FIELDS), {"group": 0}),
@@ -550,7 +577,7 @@ def test_a_member_whose_private_part_loses_nothing_is_scored_as_before(
 def test_sixteen_bits_and_full_rank_score_as_before_to_fp16(members, pretrained, tools, tmp_path):
     member, item = members[0][0], members[1][0]
     before = probabilities(item, Scorer(*[member.made] * 3), tools, tmp_path)
-    for codec in (Int(bits=16, group=32, **FIELDS), Svd(rank=10_000, **FIELDS)):
+    for codec in (Int(bits=16, group=32, **FIELDS), Svd(rank=10_000, **FACTORS)):
         trunk = coded(codec, member, [pretrained], tools, tmp_path)
         after = probabilities(item, Scorer(trunk, trunk, member.made), tools, tmp_path)
         torch.testing.assert_close(after, before, atol=1e-3, rtol=0)
@@ -559,7 +586,7 @@ def test_sixteen_bits_and_full_rank_score_as_before_to_fp16(members, pretrained,
 def test_the_rank_is_validated_on_the_items_own_responses(members, pretrained, tools, tmp_path):
     """Under its own head, with the tensors that the strategy asks about."""
     member, tiny, cpu = members[0][0], tools[0], tools[1]
-    codec = SvdValidated(ranks=[1, 2, 32], tolerance=0.0, **FIELDS)
+    codec = SvdValidated(ranks=[1, 2, 32], tolerance=0.0, **FACTORS)
     stage = Coding(encoder=tiny, private=codec, trainer=cpu)
     validation = replace(member.item, test=member.item.validation)
     labels = torch.from_numpy(validation.test.labels).double()
@@ -573,7 +600,7 @@ def test_the_rank_is_validated_on_the_items_own_responses(members, pretrained, t
     generous = replace(codec, tolerance=1e6)
     files = [
         coded(each, member, [pretrained], tools, tmp_path).private.path / PRIVATE
-        for each in (generous, Svd(rank=1, **FIELDS))
+        for each in (generous, Svd(rank=1, **FACTORS))
     ]
     assert files[0].read_bytes() == files[1].read_bytes()
 
@@ -625,7 +652,7 @@ def test_an_encoder_without_pooler_has_private_parts_without(
 
 
 def test_a_damaged_private_part_is_noticed(members, pretrained, tools, tmp_path):
-    trunk = coded(Svd(rank=1, **FIELDS), members[0][0], [pretrained], tools, tmp_path)
+    trunk = coded(Svd(rank=1, **FACTORS), members[0][0], [pretrained], tools, tmp_path)
     path = trunk.private.path / PRIVATE
     path.write_bytes(path.read_bytes()[:-1])
     fresh = Coded(Artefact(trunk.private.path, trunk.digest), trunk.bases, trunk.codec)

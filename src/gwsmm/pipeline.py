@@ -3,10 +3,11 @@
 items → finetune → features → distances → plan → merge → heads → decision → evaluate → report
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,17 +41,21 @@ from gwsmm.features import (
 from gwsmm.finetune import Finetuning
 from gwsmm.heads.fitting import HeadFitting, Heads, Moved
 from gwsmm.items.split import Split
+from gwsmm.merge.diagnosing import Diagnosing, load_diagnosis
 from gwsmm.merge.learning import LearnedMerge, Learning
-from gwsmm.merge.merging import Merge, Merging, check_base, group_for
+from gwsmm.merge.merging import Group, Merge, Merging, check_base, group_for
 from gwsmm.private.coding import Coding, Owner, Pretrained
 from gwsmm.private.nothing import Nothing
 from gwsmm.private.pooler import Pooler
 from gwsmm.private.private import Base, Private, PrivateTrunk
 from gwsmm.recipe import Recipe, Trainer, check_frozen
 from gwsmm.results import Run, outcome, results
+from gwsmm.rounding import Numbers, Rounding
 from gwsmm.store import Store
 from gwsmm.tracking import Tracker
 from gwsmm.types import Grouping, InputError, Item, Plan
+
+log = logging.getLogger(__name__)
 
 
 class ItemSource(Protocol):
@@ -68,11 +73,14 @@ class Experiment:
         name: part of the run's folder name.
         seed: of everything that draws; strategies that draw take it from the configuration.
         store: folder of finished results, shared by all runs.
+        numbers: in which every encoder is kept and scored, those of one item too; what is compared
+            and merged is not rounded before.
     """
 
     name: str
     seed: int
     store: str
+    numbers: Numbers
     encoder: Encoder
     items: ItemSource
     split: Split
@@ -93,6 +101,10 @@ class Experiment:
         for name, value in (("name", self.name), ("store", self.store)):
             if not isinstance(value, str):
                 raise InputError(f"{name}={value!r}: give a text")
+        if self.numbers not in get_args(Numbers):
+            raise InputError(
+                f"numbers={self.numbers!r}: give one of {', '.join(get_args(Numbers))}"
+            )
         if type(self.seed) is not int or not 0 <= self.seed < 2**32:
             raise InputError(f"seed={self.seed!r}: give a whole number from 0 to 2**32 - 1")
 
@@ -111,10 +123,12 @@ def run(x: Experiment, items: Sequence[Item]) -> Run:
     matrix = store.once(Pairwise(distance=x.distance), subjects, execute)
     distances = load_distances(names, matrix, x.distance, _stability(x, subjects))
     plan = x.grouping(distances)
+    diagnoses = _diagnosed(x, store, members, plan)
 
-    alone = {member.item.name: Scorer(*[member.made] * 3) for member in members}
+    own = dict(zip(names, _rounded(x, store, [member.made for member in members]), strict=True))
+    alone = {name: Scorer(*[kept] * 3) for name, kept in own.items()}
     before = _decided(x, store, members, alone)
-    after = before | _decided(x, store, members, _merge(x, store, members, plan))
+    after = before | _decided(x, store, members, _merge(x, store, members, own, plan))
 
     evaluate = Evaluation(encoder=x.encoder, trainer=x.trainer)
     tested = [Tested(item, by[item.name]) for by in (before, after) for item in items]
@@ -127,7 +141,7 @@ def run(x: Experiment, items: Sequence[Item]) -> Run:
     ]
     about = {"name": x.name, "seed": x.seed, "encoder": {"model": x.encoder.model}}
     content = results(outcomes, plan, distances, about)
-    return Run(outcomes, members, distances, plan, content)
+    return Run(outcomes, members, distances, plan, diagnoses, content)
 
 
 def prepare(x: Experiment) -> tuple[Item, ...]:
@@ -202,9 +216,22 @@ def _stability(x: Experiment, subjects: Sequence[Subject]) -> NDArray[np.float64
     return load_stability(Store(Path(x.store)).once(stage, clouds, x.execute))
 
 
-def _merge(x: Experiment, store: Store, members: list[Member], plan: Plan) -> dict[str, Scorer]:
+def _rounded(x: Experiment, store: Store, made: Sequence[Artefact]) -> Sequence[Artefact]:
+    """These encoders in the number type in which they are kept."""
+    if x.numbers == "float32":  # as they are
+        return made
+    return store.each(Rounding(numbers=x.numbers), made, x.execute)
+
+
+def _merge(
+    x: Experiment,
+    store: Store,
+    members: list[Member],
+    own: Mapping[str, Artefact],
+    plan: Plan,
+) -> dict[str, Scorer]:
     """What scores each item after the merge, unless it keeps its own encoder."""
-    moved = _moved(x, store, members, plan)
+    moved = _moved(x, store, members, own, plan)
     fit = HeadFitting(encoder=x.encoder, heads=x.heads, trainer=x.trainer, seed=x.seed)
     heads = store.each(fit, moved, x.execute)
     return {
@@ -229,12 +256,18 @@ def _decided(
     }
 
 
-def _moved(x: Experiment, store: Store, members: list[Member], plan: Plan) -> list[Moved]:
-    """The items on their new encoders."""
+def _moved(
+    x: Experiment,
+    store: Store,
+    members: list[Member],
+    own: Mapping[str, Artefact],
+    plan: Plan,
+) -> list[Moved]:
+    """The items on their new encoders; `own` are their individual ones, as they are kept."""
     shares_pooler = "pooler" in x.private.shared_parts
 
     def moved(member: Member, trunk: Kept) -> Moved:
-        return Moved(member, trunk, trunk if shares_pooler else member.made)
+        return Moved(member, trunk, trunk if shares_pooler else own[member.item.name])
 
     if not isinstance(x.private, PrivateTrunk):
         return [moved(*each) for each in _merged(x, store, members, plan)]
@@ -253,7 +286,9 @@ def _owners(
     """The items that keep a part of an encoder: those of a group, or all if none is merged."""
     pretrained: list[Artefact] = []
     if "pretrained" in bases:
-        pretrained = store.each(Pretrained(encoder=x.encoder), [None], x.execute)
+        pretrained += _rounded(
+            x, store, store.each(Pretrained(encoder=x.encoder), [None], x.execute)
+        )
     if "merged" not in bases:
         return [Owner(member, tuple(pretrained)) for member in members]
     return [
@@ -265,18 +300,47 @@ def _merged(
     x: Experiment, store: Store, members: list[Member], plan: Plan
 ) -> list[tuple[Member, Artefact]]:
     """Every item that shares its encoder, with what its group was merged to."""
-    groups = [
-        [member for member in members if member.item.name in group]
+    shared = _shared(x)
+    merge: Merging | Learning = (
+        Learning(encoder=x.encoder, merge=x.merge, private=shared, trainer=x.trainer)
+        if isinstance(x.merge, LearnedMerge)
+        else Merging(encoder=x.encoder, merge=x.merge, private=shared)
+    )
+    groups = _groups(x, members, plan)
+    made = _rounded(x, store, store.each(merge, groups, x.execute))
+    return [
+        (member, trunk)
+        for group, trunk in zip(groups, made, strict=True)
+        for member in group.members
+    ]
+
+
+def _diagnosed(
+    x: Experiment, store: Store, members: list[Member], plan: Plan
+) -> list[dict[str, Any]]:
+    """What is seen of every group before its merge; none if nothing is merged."""
+    if isinstance(x.private, PrivateTrunk) and "merged" not in x.private.bases:
+        return []
+    diagnose = Diagnosing(
+        encoder=x.encoder, base=x.merge.base, private=_shared(x), trainer=x.trainer
+    )
+    made = store.each(diagnose, _groups(x, members, plan), x.execute)
+    found = [load_diagnosis(each) for each in made]
+    for each in found:
+        for warning in each["warnings"]:
+            log.warning("%s", warning)
+    return found
+
+
+def _shared(x: Experiment) -> Private:
+    """What is merged; how an item's own part is coded changes no merge."""
+    return Nothing() if "pooler" in x.private.shared_parts else Pooler()
+
+
+def _groups(x: Experiment, members: list[Member], plan: Plan) -> list[Group]:
+    """The groups of several items."""
+    return [
+        group_for(x.merge, [each for each in members if each.item.name in group], members)
         for group in plan.groups
         if len(group) > 1
     ]
-    # How an item's own part is coded changes no merge, so the merge is not asked for it.
-    private = Nothing() if "pooler" in x.private.shared_parts else Pooler()
-    merge: Merging | Learning = (
-        Learning(encoder=x.encoder, merge=x.merge, private=private, trainer=x.trainer)
-        if isinstance(x.merge, LearnedMerge)
-        else Merging(encoder=x.encoder, merge=x.merge, private=private)
-    )
-    subjects = [group_for(x.merge, group, members) for group in groups]
-    made = store.each(merge, subjects, x.execute)
-    return [(member, trunk) for group, trunk in zip(groups, made, strict=True) for member in group]

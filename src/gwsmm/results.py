@@ -86,6 +86,7 @@ class Run:
         members: the fine-tuned models.
         distances: between them.
         plan: that was carried out.
+        diagnoses: of its groups before they were merged; see `Diagnosis`.
         results: the content of `results.json`.
     """
 
@@ -93,6 +94,7 @@ class Run:
     members: Sequence[Member]
     distances: Distances
     plan: Plan
+    diagnoses: Sequence[Mapping[str, Any]]
     results: Mapping[str, Any]
 
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,39 @@ if TYPE_CHECKING:
 LARGEST_RATIO = 3.0
 """A rule of thumb: where norms differ more, the longest task vector drowns the others."""
 
+UNSURE = 0.8
+"""A rule of thumb: a model that is no surer than this has learned little to be kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confidence:
+    """How sure a model is of its item's validation responses.
+
+    Attributes:
+        entropy: of its probabilities in nats, −p log p − (1−p) log(1−p), mean over responses and
+            labels.
+        of_frequencies: what it is for who knows only how often each label is given in training.
+    """
+
+    entropy: float
+    of_frequencies: float
+
+    @property
+    def share(self) -> float:
+        """0: always sure; 1: no surer than the frequencies alone allow."""
+        return self.entropy / self.of_frequencies if self.of_frequencies > 0 else 0.0
+
+
+def confidence(probabilities: NDArray[np.floating[Any]], labels: NDArray[np.uint8]) -> Confidence:
+    """Of probabilities [m, L] of validation responses, and labels [n, L] of training responses."""
+    return Confidence(entropy=_entropy(probabilities), of_frequencies=_entropy(labels.mean(axis=0)))
+
+
+def _entropy(p: NDArray[np.floating[Any]]) -> float:
+    from scipy.special import entr
+
+    return float((entr(p) + entr(1 - p)).mean())
+
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
@@ -34,6 +67,7 @@ class Diagnosis:
         sign_conflict: [T, T] share of opposite signs among the entries in which both members moved.
         weighted_sign_conflict: [T, T] the same with every entry weighted by |τ_i τ_j|.
         effective_ranks: of each member's task matrix, for the weight of every linear layer.
+        confidences: of each member's own model.
         warnings: one line each, with the remedy.
     """
 
@@ -43,6 +77,7 @@ class Diagnosis:
     sign_conflict: tuple[tuple[float, ...], ...]
     weighted_sign_conflict: tuple[tuple[float, ...], ...]
     effective_ranks: Mapping[str, tuple[float, ...]]
+    confidences: tuple[Confidence, ...]
     warnings: tuple[str, ...]
 
     def to_json(self) -> str:
@@ -50,12 +85,15 @@ class Diagnosis:
         return json.dumps(asdict(self), indent=1, allow_nan=False)
 
 
-def diagnose(base: State, members: Mapping[str, State]) -> Diagnosis:
+def diagnose(
+    base: State, members: Mapping[str, State], confidences: Mapping[str, Confidence]
+) -> Diagnosis:
     """Look at every tensor once, one tensor of each member at a time.
 
     Args:
         base: the state that task vectors start from.
         members: the states by item name.
+        confidences: of the members' own models, by the same names.
 
     Raises:
         InputError: a tensor is lacking, has another shape, or holds what is no number.
@@ -74,6 +112,9 @@ def diagnose(base: State, members: Mapping[str, State]) -> Diagnosis:
     norms = products.norms()
     moved = [(norm, item) for norm, item in zip(norms, names, strict=True) if norm > 0]
     ratio = max(moved)[0] / min(moved)[0] if moved else 1.0
+    warnings = [_unequal(max(moved)[1], min(moved)[1], ratio)] if ratio > LARGEST_RATIO else []
+    unsure = {name: confidences[name].share for name in names}
+    warnings += [_unsure(name, share) for name, share in unsure.items() if share > UNSURE]
     return Diagnosis(
         members=names,
         norms=norms,
@@ -81,7 +122,8 @@ def diagnose(base: State, members: Mapping[str, State]) -> Diagnosis:
         sign_conflict=products.sign_conflict(),
         weighted_sign_conflict=products.weighted_sign_conflict(),
         effective_ranks=ranks,
-        warnings=(_unequal(max(moved)[1], min(moved)[1], ratio),) if ratio > LARGEST_RATIO else (),
+        confidences=tuple(confidences[name] for name in names),
+        warnings=tuple(warnings),
     )
 
 
@@ -90,6 +132,15 @@ def _unequal(longest: str, shortest: str, ratio: float) -> str:
         f"merge: fine-tuning moved {longest} {ratio:.1f} times as far as {shortest}, so the merged "
         f"encoder will be mostly that of {longest}; fine-tune both alike (finetune.learning_rate, "
         "finetune.epochs, finetune.frozen_layers), or do not group them"
+    )
+
+
+def _unsure(name: str, share: float) -> str:
+    return (
+        f"merge: the model of {name} is hardly surer of its validation responses than the label "
+        f"frequencies alone ({share:.0%} of their entropy), so it has little to give to a merged "
+        "encoder; train it longer (finetune.epochs, finetune.learning_rate), give it more "
+        "responses, or leave it out of the group"
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from gwsmm.artefact import Member, State, part_of
 from gwsmm.encoder import Encoder
-from gwsmm.merge.merging import Group, Merge, base_state, write_diagnosis
+from gwsmm.merge.merging import Group, Merge, base_state
 from gwsmm.merge.stored import Stored
 from gwsmm.private.private import Private
 from gwsmm.progress import write_fraction
@@ -89,7 +89,7 @@ class Learning:
     """The stage: a group → what `Merging` writes, by a strategy that needs data."""
 
     stage: ClassVar[str] = "merge"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     encoder: Encoder
     merge: LearnedMerge
@@ -97,18 +97,12 @@ class Learning:
     trainer: Trainer
 
     def __call__(self, subject: Group, folder: Path) -> None:
-        """Merge what the members share.
-
-        Raises:
-            InputError: the members' encoders are not alike, or hold what is no number.
-        """
+        """Merge what the members share."""
         from safetensors.torch import save_file
 
         write_fraction(folder, 0.0)
         parts = self.private.shared_parts
         base = base_state(self.merge.base, self.encoder, subject, parts)
-        members = {each.item.name: Stored(each, parts) for each in subject.members}
-        write_diagnosis(folder, base, members)
         tick = partial(write_fraction, folder)
         learners = Learners(subject.members, base, self.encoder, self.trainer, tick)
         merged = self.merge.learn(learners)

@@ -1,6 +1,5 @@
 """The stage that merges one group, and what a merge strategy is."""
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,6 @@ from pydantic import AfterValidator
 
 from gwsmm.artefact import Member, State
 from gwsmm.encoder import Encoder
-from gwsmm.merge.diagnosis import diagnose
 from gwsmm.merge.stored import Stored
 from gwsmm.private.private import Private
 from gwsmm.progress import write_fraction
@@ -18,8 +16,6 @@ from gwsmm.types import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-log = logging.getLogger(__name__)
 
 PRETRAINED = "pretrained"
 GROUP_MEAN = "group_mean"
@@ -120,38 +116,33 @@ def check_base(merge: Based, names: Sequence[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Merging:
-    """The stage: a group → the `trunk`, the `pooler` where it is not private, `diagnosis.json`.
+    """The stage: a group → the `trunk`, the `pooler` where it is not private.
 
     Goes tensor by tensor; of the members, no more than one tensor each is in memory.
     """
 
     stage: ClassVar[str] = "merge"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     encoder: Encoder
     merge: Merge
     private: Private
 
     def __call__(self, subject: Group, folder: Path) -> None:
-        """Merge what the members share.
-
-        Raises:
-            InputError: the members' encoders are not alike, or hold what is no number.
-        """
+        """Merge what the members share."""
         from safetensors.torch import save_file
 
         write_fraction(folder, 0.0)
         parts = self.private.shared_parts
-        members = {each.item.name: Stored(each, parts) for each in subject.members}
+        members = [Stored(each, parts) for each in subject.members]
         base = base_state(self.merge.base, self.encoder, subject, parts)
-        write_diagnosis(folder, base, members)
 
         sizes = [len(each.item.train) for each in subject.members]
         done = 0
         for part in parts:
             merged = {}
             for name in (each for each in base if each.startswith(f"{part}.")):
-                tensors = [state[name] for state in members.values()]
+                tensors = [state[name] for state in members]
                 tensor = self.merge(name, base[name], tensors, sizes)
                 merged[name.removeprefix(f"{part}.")] = tensor.contiguous()
                 done += 1
@@ -168,18 +159,6 @@ def base_state(base: str, encoder: Encoder, group: Group, parts: Sequence[str]) 
         return _Mean([Stored(member, parts) for member in group.members])
     prefixes = tuple(f"{part}." for part in parts)
     return {k: v for k, v in encoder.pretrained().items() if k.startswith(prefixes)}
-
-
-def write_diagnosis(folder: Path, base: State, members: Mapping[str, State]) -> None:
-    """Write `diagnosis.json`, and warn of what it found.
-
-    Raises:
-        InputError: the members' encoders are not alike, or hold what is no number.
-    """
-    diagnosis = diagnose(base, members)
-    (folder / "diagnosis.json").write_text(diagnosis.to_json())
-    for warning in diagnosis.warnings:
-        log.warning("%s", warning)
 
 
 class _Mean(Mapping[str, "Tensor"]):

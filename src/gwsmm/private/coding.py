@@ -1,6 +1,5 @@
 """The stages that write what an item keeps of the shared parts, and what all items share."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -10,6 +9,7 @@ from gwsmm.encoder import Encoder
 from gwsmm.private.private import PrivateTrunk
 from gwsmm.progress import write_fraction
 from gwsmm.recipe import Trainer
+from gwsmm.validating import validation_logits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,14 +69,6 @@ class Coding:
         import torch
         from torch.nn.functional import binary_cross_entropy_with_logits
 
-        from gwsmm.network import infer
-
-        network = self.encoder.network(len(member.item.labels))
-        for part in ("trunk", "pooler", "head"):
-            network.load_part(part, part_of(shared, part) or member.state(part))
-        network.to(self.trainer.device).eval()
-        responses = member.item.validation
-        ids: Sequence[Sequence[int]] = self.encoder.tokenize(responses.texts)
-        logits = infer(network, ids, self.encoder.padding, network)
-        labels = torch.from_numpy(responses.labels).float()
+        logits = validation_logits(self.encoder, member, shared, self.trainer)
+        labels = torch.from_numpy(member.item.validation.labels).float()
         return float(binary_cross_entropy_with_logits(logits, labels))

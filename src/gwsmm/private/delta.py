@@ -23,6 +23,11 @@ Of an embedding table, fine-tuning moves only the rows of tokens that occur, and
 little: of MiniLM's 30,522 about 1,000 hold 99.9 % of ‖Δ‖². Zero: rows of zeros only.
 """
 
+HALF = 16
+"""Bits of a number that is kept in fp16."""
+
+Bits = Annotated[int, Field(ge=2, le=HALF)]
+
 Encode = Callable[[str, "Tensor", "Tensor"], State]
 """Fields of a matrix: of its name, which rows moved [M], and Δ of these rows [m, n]."""
 
@@ -89,6 +94,29 @@ def to_half(field: str, values: "Tensor") -> State:
 def from_half(field: str, fields: State) -> "Tensor":
     """What `to_half` made a field of."""
     return fields[field].float() * fields[f"{field}_scale"]
+
+
+def to_bits(field: str, values: "Tensor", bits: int) -> State:
+    """[n, r] in so many bits, every column relative to its largest magnitude; 16: in fp16."""
+    import torch
+
+    if bits == HALF:
+        return to_half(field, values)
+    largest, most = values.abs().amax(0), 2 ** (bits - 1) - 1
+    scaled = values * (most / torch.where(largest > 0, largest, 1))
+    whole = (scaled.round() + most).numpy()
+    return {field: pack(whole, bits), f"{field}_scale": largest.float()}
+
+
+def from_bits(field: str, fields: State, bits: int, n: int) -> "Tensor":
+    """The n rows that `to_bits` made a field of."""
+    import torch
+
+    if bits == HALF:
+        return from_half(field, fields)
+    scale, most = fields[f"{field}_scale"], 2 ** (bits - 1) - 1
+    whole = unpack(fields[field], bits, n * len(scale)).astype("f4").reshape(n, len(scale))
+    return (torch.from_numpy(whole) - most) * (scale / most)
 
 
 def pack(values: NDArray[Any], bits: int) -> "Tensor":

@@ -49,7 +49,7 @@ class LastLayers:
             InputError: the encoder has fewer layers.
         """
         own = _from_layer(member, _depth(member) - self.layers)
-        return {name: member[name] for name in own}
+        return {name: member[name].to(bases[0][name].dtype) for name in own}
 
     def decode(self, code: State, bases: Sequence[State]) -> State:
         """The merged tensors, with the item's own in their place."""

@@ -37,7 +37,7 @@ class NormsAndBiases:
         self, member: State, bases: Sequence[State], loss: Callable[[State], float]
     ) -> State:
         """The tensors of at most one dimension; see `PrivateTrunk`."""
-        return {name: tensor for name, tensor in member.items() if tensor.ndim <= 1}
+        return {k: v.to(bases[0][k].dtype) for k, v in member.items() if v.ndim <= 1}
 
     def decode(self, code: State, bases: Sequence[State]) -> State:
         """The merged tensors, with the item's own in their place."""

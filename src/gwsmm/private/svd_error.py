@@ -8,7 +8,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from gwsmm.artefact import State
-from gwsmm.private.delta import Still, encode_delta
+from gwsmm.private.delta import Bits, Still, encode_delta
 from gwsmm.private.private import Base, Pooler, shared_parts
 from gwsmm.private.svd import decode_factors, factors
 from gwsmm.types import STRICT
@@ -26,6 +26,7 @@ class SvdError:
 
     Attributes:
         error: largest relative error of a matrix, over the rows that moved.
+        bits: of an entry of a factor; 16: fp16.
         still: rows whose norm is at most this share of the largest row's are left as in the base.
         base: `merged`: the group's encoder, and a group of one keeps its own; `pretrained`: nothing
             is merged, all items of all groups share one pretrained encoder.
@@ -33,6 +34,7 @@ class SvdError:
     """
 
     error: Annotated[float, Field(ge=0, lt=1)]
+    bits: Bits
     still: Still
     base: Base
     pooler: Pooler
@@ -52,12 +54,15 @@ class SvdError:
     ) -> State:
         """Factors of every matrix; see `PrivateTrunk`."""
         return encode_delta(
-            member, bases[0], self.still, lambda name, rows, delta: factors(delta, self._rank)
+            member,
+            bases[0],
+            self.still,
+            lambda name, rows, delta: factors(delta, self._rank, self.bits),
         )
 
     def decode(self, code: State, bases: Sequence[State]) -> State:
         """The base plus the products of the factors."""
-        return decode_factors(code, bases[0])
+        return decode_factors(code, bases[0], self.bits)
 
     def _rank(self, energy: "Tensor") -> int:
         """The smallest rank at which the squared singular values that are left out are few."""

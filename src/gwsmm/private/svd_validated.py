@@ -7,7 +7,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from gwsmm.artefact import State
-from gwsmm.private.delta import Still
+from gwsmm.private.delta import Bits, Still
 from gwsmm.private.private import Base, Pooler, shared_parts
 from gwsmm.private.svd import decode_factors, encode_at
 from gwsmm.types import STRICT
@@ -24,6 +24,7 @@ class SvdValidated:
     Attributes:
         ranks: candidates.
         tolerance: share by which the loss may exceed that of the individual model.
+        bits: of an entry of a factor; 16: fp16.
         still: rows whose norm is at most this share of the largest row's are left as in the base.
         base: `merged`: the group's encoder, and a group of one keeps its own; `pretrained`: nothing
             is merged, all items of all groups share one pretrained encoder.
@@ -32,6 +33,7 @@ class SvdValidated:
 
     ranks: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
     tolerance: Annotated[float, Field(ge=0)]
+    bits: Bits
     still: Still
     base: Base
     pooler: Pooler
@@ -53,11 +55,11 @@ class SvdValidated:
         *smaller, largest = sorted(self.ranks)
         allowed = (1 + self.tolerance) * loss(member)
         for rank in smaller:
-            code = encode_at(rank, member, bases[0], self.still)
+            code = encode_at(rank, self.bits, member, bases[0], self.still)
             if loss(self.decode(code, bases)) <= allowed:
                 return code
-        return encode_at(largest, member, bases[0], self.still)
+        return encode_at(largest, self.bits, member, bases[0], self.still)
 
     def decode(self, code: State, bases: Sequence[State]) -> State:
         """The base plus the products of the factors."""
-        return decode_factors(code, bases[0])
+        return decode_factors(code, bases[0], self.bits)

@@ -29,6 +29,7 @@ def write_run(folder: Path, run: Run) -> dict[str, pd.DataFrame]:
     with (folder / "table.md").open("a", encoding="utf-8") as file:
         file.write("\n" + markdown(tables["items"]) + "\n")
     write_json(folder / "plan.json", plan_content(run.plan))
+    write_json(folder / "diagnosis.json", run.diagnoses)
     predictions_frame(run.outcomes).to_parquet(folder / "predictions.parquet", index=False)
     write_json(folder / "results.json", results)
     return tables
