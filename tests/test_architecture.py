@@ -159,6 +159,7 @@ def test_the_report_computes_nothing(folder):
         ("pytorch_lightning", {"scoring"}),
         ("joblib", {"execute"}),
         ("filelock", {"store"}),
+        ("peft", {"lora"}),
         ("matplotlib", {"report.figures"}),
     ],
 )

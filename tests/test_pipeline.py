@@ -34,8 +34,8 @@ from sklearn.metrics import accuracy_score, f1_score
 METRICS = ("micro_f1", "macro_f1", "exact_match", "label_accuracy")
 FILES = {
     "config.yaml", "results.json", "predictions.parquet", "distances.csv", "pairs.csv",
-    "heatmap.png", "items.png", "plan.json", "diagnosis.json", "table.md", "table.csv", "table.tex", "run.json",
-    "run.log",
+    "heatmap.png", "items.png", "plan.json", "diagnosis.json", "table.md", "table.csv", "table.tex",
+    "run.json", "run.log",
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -22,6 +23,7 @@ from gwsmm.heads.keep import Keep
 from gwsmm.heads.l2_sp import L2SP
 from gwsmm.heads.published import PublishedHeads
 from gwsmm.heads.refit import Refit
+from gwsmm.heads.surgery import Surgery
 from gwsmm.merge.average import Average
 from gwsmm.merge.merging import Group, Merging
 from gwsmm.network import infer, pad, pool
@@ -99,10 +101,10 @@ def loss_of(encoder, network, responses):
     return float(binary_cross_entropy_with_logits(logits, torch.tensor(responses.labels).float()))
 
 
-def contradicted(item):
-    """The item with validation labels that are the opposite of what can be learned."""
-    wrong = Responses(item.validation.texts, 1 - item.validation.labels)
-    return replace(item, validation=wrong)
+def contradicted(item, part="validation"):
+    """The item with labels in one part that are the opposite of what can be learned."""
+    responses = getattr(item, part)
+    return replace(item, **{part: Responses(responses.texts, 1 - responses.labels)})
 
 
 # Fine-tuning.
@@ -154,6 +156,34 @@ def test_the_same_seed_gives_the_same_bytes_and_another_gives_others(
     )
     assert first == again
     assert all(one != two for one, two in zip(first, third, strict=True))
+
+
+def test_adapters_move_only_linear_layers_and_only_by_their_rank(
+    tiny, finetune, make_item, configured, tmp_path
+):
+    recipe = replace(configured("finetune", "finetune=lora"), rank=3, epochs=3, warmup=0.0)
+    item = make_item("one", n=120)
+    made = finetune(item, tmp_path, recipe)
+    start, trunk = tiny.network(1).part_state("trunk"), made.state("trunk")
+    assert trunk.keys() == start.keys()
+    moved = {name for name in trunk if not torch.equal(trunk[name], start[name])}
+    linear = {name for name in trunk if name.startswith("encoder.") and trunk[name].ndim == 2}
+    assert moved == linear
+    for name in moved:
+        delta = (trunk[name] - start[name]).double()
+        assert torch.linalg.matrix_rank(delta, rtol=1e-4) == 3, name
+    best = min(epoch["validation_loss"] for epoch in curves(made)["epochs"])
+    assert loss_of(tiny, network_of(tiny, made), item.validation) == pytest.approx(best, rel=1e-4)
+    first = curves(made)["epochs"][0]
+    assert curves(made)["epochs"][-1]["train_loss"] < first["train_loss"]
+
+
+def test_without_peft_adapters_are_refused_with_the_command_that_installs_it(
+    configured, monkeypatch
+):
+    monkeypatch.setattr("gwsmm.lora.find_spec", lambda name: None)
+    with pytest.raises(Exception, match=r"pip install 'gwsmm\[lora\]'"):
+        configured("finetune", "finetune=lora")
 
 
 def test_a_low_precision_run_is_kept_in_full_precision(finetune, make_item, tmp_path):
@@ -637,6 +667,50 @@ def test_l2_sp_is_where_no_step_lowers_its_objective(fit, tiny, member, merged):
     penalty = 0.1 * (made["weight"].double() - own) * spread
     torch.testing.assert_close(slope.T @ standard + penalty, 0 * own, rtol=0, atol=1e-5)
     torch.testing.assert_close(slope.sum(0), torch.zeros(2).double(), rtol=0, atol=1e-5)
+
+
+@pytest.fixture
+def surgery(configured):
+    return configured("heads", "heads=surgery")
+
+
+def test_surgery_on_the_own_encoder_changes_nothing(fit, surgery, member):
+    made, own = head(fit(surgery, member, trunk=member.made)), member.state("head")
+    for name, tensor in own.items():
+        torch.testing.assert_close(made[name], tensor, rtol=0, atol=1e-5)
+
+
+def test_surgery_brings_the_logits_nearer_to_those_of_the_own_encoder(
+    fit, surgery, tiny, member, merged
+):
+    part = member.item.train
+    wanted = logits_of(tiny, network_of(tiny, member, member.made), part)
+    kept, corrected = (
+        float((logits_of(tiny, network_of(tiny, member, merged, made), part) - wanted).norm())
+        for made in (fit(Keep(), member), fit(surgery, member))
+    )
+    assert corrected < 0.7 * kept
+
+
+def test_surgery_looks_at_no_label(fit, surgery, member, tmp_path):
+    for part in ("train", "validation"):
+        change = partial(contradicted, part=part)
+        one, two = with_other_validation(surgery, fit, member, tmp_path / part, change)
+        assert torch.equal(one, two)
+
+
+def test_surgery_is_where_no_step_lowers_its_objective(fit, tiny, member, merged):
+    """Its gradient vanishes, with the features and the penalty as the docstring has them."""
+    made = head(fit(Surgery(strengths=[0.1]), member))
+    part, own = member.item.train, member.state("head")["weight"].double()
+    features = represented(tiny, network_of(tiny, member, trunk=merged), part).double()
+    spread = features.std(0, correction=0) + 1e-8
+    standard = (features - features.mean(0)) / spread
+    wanted = logits_of(tiny, network_of(tiny, member, member.made), part).double()
+    wrong = features @ made["weight"].double().T + made["bias"].double() - wanted
+    penalty = 0.1 * (made["weight"].double() - own) * spread
+    torch.testing.assert_close(wrong.T @ standard / len(part) + penalty, 0 * own, rtol=0, atol=1e-4)
+    torch.testing.assert_close(wrong.sum(0), torch.zeros(2).double(), rtol=0, atol=1e-3)
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ class Finetuning:
 
         torch.manual_seed(self.seed)
         network = self.encoder.network(len(subject.labels))
-        network.freeze(self.recipe.frozen_layers)
+        self.recipe.begin(network)
         data = Data(
             self.encoder.tokenize(subject.train.texts),
             torch.from_numpy(subject.train.labels.astype(np.float32)),
@@ -57,6 +57,7 @@ class Finetuning:
 
         tick = partial(write_fraction, folder)
         curves = train(network, loss, data, self.recipe, self.trainer, tick)
+        self.recipe.end(network)
         for part in ("trunk", "pooler", "head"):
             if state := network.part_state(part):
                 save_file(dict(state), folder / f"{part}.safetensors")

@@ -3,13 +3,16 @@
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from gwsmm.encoder import Encoder
 from gwsmm.types import STRICT, InputError
+
+if TYPE_CHECKING:
+    from gwsmm.network import Network
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -57,6 +60,13 @@ class Recipe:
         if self.precision != "auto":
             return self
         return replace(self, precision="bf16" if _computes_in_bf16() else "fp32")
+
+    def begin(self, network: "Network") -> None:
+        """Make a network ready to be trained."""
+        network.freeze(self.frozen_layers)
+
+    def end(self, network: "Network") -> None:
+        """Make what was trained a network as the encoder builds it; here it is one."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -27,15 +27,19 @@ def best_head(
         strengths: of the regularisation; of equally good ones the first.
         fit: makes a head of training features [n, d], labels [n, L] and a strength.
     """
-    import torch
-
     item = frozen.member.item
-    train = _features(frozen, item.train.texts, lambda done: frozen.tick(0.8 * done))
-    validation = _features(frozen, item.validation.texts, lambda done: None)
+    train = features(frozen, item.train.texts, lambda done: frozen.tick(0.8 * done))
+    validation = features(frozen, item.validation.texts, lambda done: None)
     frozen.tick(0.9)
     candidates = [fit(train, item.train.labels, strength) for strength in strengths]
     losses = [_loss(validation, item.validation.labels, *head) for head in candidates]
-    weight, bias = candidates[int(np.argmin(losses))]
+    return as_state(*candidates[int(np.argmin(losses))])
+
+
+def as_state(weight: Array, bias: Array) -> State:
+    """A head as it is kept."""
+    import torch
+
     return {"weight": torch.from_numpy(weight).float(), "bias": torch.from_numpy(bias).float()}
 
 
@@ -45,15 +49,16 @@ def standardised(features: Array) -> tuple[Array, Array, Array]:
     return (features - centre) / spread, centre, spread
 
 
-def _features(frozen: Frozen, texts: Sequence[str], tick: Callable[[float], None]) -> Array:
+def features(frozen: Frozen, texts: Sequence[str], tick: Callable[[float], None]) -> Array:
+    """[n, d]: what the head sees of n texts."""
     from gwsmm.network import infer
 
     ids = frozen.encoder.tokenize(texts)
-    features = infer(frozen.network, ids, frozen.encoder.padding, frozen.network.represent, tick)
-    return features.double().numpy()
+    seen = infer(frozen.network, ids, frozen.encoder.padding, frozen.network.represent, tick)
+    return seen.double().numpy()
 
 
-def _loss(features: Array, labels: NDArray[np.uint8], weight: Array, bias: Array) -> float:
+def _loss(seen: Array, labels: NDArray[np.uint8], weight: Array, bias: Array) -> float:
     """Binary cross-entropy, mean over responses and labels."""
-    logits = features @ weight.T + bias
+    logits = seen @ weight.T + bias
     return float((np.logaddexp(0, logits) - labels * logits).mean())

@@ -1,0 +1,79 @@
+"""The item's own head, corrected for what the shared encoder changed of its features."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from gwsmm.artefact import State
+from gwsmm.heads.fitting import Frozen
+from gwsmm.heads.probing import Array, as_state, features, standardised
+from gwsmm.types import STRICT
+
+if TYPE_CHECKING:
+    from gwsmm.network import Network
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Surgery:
+    """z = w (x + M x + c) + b, with M x + c what brings shared features x to the item's own x°.
+
+    M and c minimise mean ‖x + M x + c − x°‖² + strength ‖M‖² over the training responses, on
+    standardised features; w and b are the head as it was fine-tuned. As M is linear, w M is all of
+    it that matters and becomes part of the head: no bytes, no pass more. The strength is the one
+    of `strengths` with the least squared error of the logits on the validation responses. Looks at
+    texts and never at labels; needs one pass of the item's own encoder over them. Choose it where
+    there are responses but no ratings; where there are, `l2_sp` and `refit` know more.
+
+    Attributes:
+        strengths: candidates, per training response, on standardised features.
+
+    Source: Yang et al. (2024), "Representation surgery for multi-task model merging", whose module
+    has a bottleneck with a ReLU and is trained by the absolute error.
+    """
+
+    strengths: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
+
+    def __call__(self, frozen: Frozen) -> State:
+        """The corrected head; see `Heads`."""
+        item, own = frozen.member.item, _own_network(frozen)
+        head = frozen.member.state("head")
+        weight, bias = (head[name].double().numpy() for name in ("weight", "bias"))
+
+        def read(texts: Sequence[str], tick: Callable[[float], None]) -> tuple[Array, Array]:
+            """The shared features of these texts, and by how much their logits are wrong."""
+            seen = features(frozen, texts, tick)
+            wanted = _logits(frozen, own, texts)
+            return seen, wanted - (seen @ weight.T + bias)
+
+        train, wrong = read(item.train.texts, lambda done: frozen.tick(0.5 * done))
+        held, wrong_held = read(item.validation.texts, lambda done: None)
+        frozen.tick(0.9)
+        candidates = [_ridge(train, wrong, strength) for strength in self.strengths]
+        errors = [((held @ w.T + b - wrong_held) ** 2).mean() for w, b in candidates]
+        more_weight, more_bias = candidates[int(np.argmin(errors))]
+        return as_state(weight + more_weight, bias + more_bias)
+
+
+def _ridge(seen: Array, wanted: Array, strength: float) -> tuple[Array, Array]:
+    """Weight [L, d] and bias [L] of the ridge regression of wanted [n, L] on features [n, d]."""
+    standard, centre, spread = standardised(seen)
+    gram = standard.T @ standard / len(seen) + strength * np.eye(seen.shape[1])
+    weight = np.linalg.solve(gram, standard.T @ (wanted - wanted.mean(0)) / len(seen)).T / spread
+    return weight, wanted.mean(0) - weight @ centre
+
+
+def _own_network(frozen: Frozen) -> "Network":
+    network = frozen.encoder.network(len(frozen.member.item.labels))
+    for part in ("trunk", "pooler", "head"):
+        network.load_part(part, frozen.member.state(part))
+    return network.to(next(frozen.network.parameters()).device).eval()
+
+
+def _logits(frozen: Frozen, network: "Network", texts: Sequence[str]) -> Array:
+    from gwsmm.network import infer
+
+    ids = frozen.encoder.tokenize(texts)
+    return infer(network, ids, frozen.encoder.padding, network).double().numpy()
