@@ -15,7 +15,8 @@ from statistics import mean, median, stdev
 from tempfile import TemporaryDirectory
 
 import pandas as pd
-from bench_parts import BENCH, CONF, Row, alone, carry_out, configured
+from bench_mergekit import mergekit
+from bench_parts import BENCH, CONF, ROOT, Row, alone, carry_out, configured
 from bench_peers import scoring
 from scipy.stats import t as student
 
@@ -35,14 +36,27 @@ PLANS = {
     "4 trunks": ["grouping=linkage", "grouping.encoders=4"],
     "5 trunks": ["grouping=linkage", "grouping.encoders=5"],
 }
+PARTS = ("scores", "costs", "scoring", "mergekit")
 FROZEN = "frozen"
+PUBLISHED = "published merge, heads and pooler"
 NEAR = "heads=l2_sp"
-CODECS = {  # over the pretrained encoder, or over the trunk of the group
-    **{f"svd, rank {r}": ["private=svd", f"private.rank={r}"] for r in (4, 8, 16, 32, 64)},
-    "svd, validated": ["private=svd_validated"],
-    **{f"{b} bits": ["private=int", f"private.bits={b}"] for b in (2, 3, 4)},
+SHARED = "private=nothing"
+PRETRAINED = "private.base=pretrained"
+CODECS = {
+    **{
+        f"svd, rank {rank}, {bits} bits": [
+            "private=svd",
+            f"private.rank={rank}",
+            f"private.bits={bits}",
+        ]
+        for rank, bits in ((16, 8), (32, 16), (32, 8), (64, 8), (64, 4), (128, 4))
+    },
+    "svd, validated, 8 bits": ["private=svd_validated", "private.bits=8"],
+    **{f"{bits} bits": ["private=int", f"private.bits={bits}"] for bits in (2, 3)},
     "sign": ["private=sign"],
 }
+SMALL = "svd, rank 16, 8 bits"  # where the trunk is near, little is left to code
+LORA = ["finetune=lora", "private=svd", "private.rank=8", "private.base=pretrained", "heads=keep"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +71,7 @@ class Setting:
 
 def main() -> None:
     asked = arguments()
-    data = ["stability.repeats=0"]
+    data = ["stability.repeats=0", "numbers=float16"]  # of both sides of every saving
     data += [f"items.path={asked.items}", "items=pasta"] if asked.items else []
     rows: list[Row] = []
     keys: dict[str, object] = {}
@@ -68,6 +82,8 @@ def main() -> None:
             partial(configured, *data, *asked.overrides), asked.repeats, rows, keys
         ),
     }
+    if asked.mergekit:
+        parts["mergekit"] = lambda: mergekit(asked.mergekit, asked.repeats, rows, keys)
     carry_out(BENCH / "merge.json", parts, asked.only, rows, keys)
     tables = [
         pd.DataFrame([row for row in rows if row["part"] == name])
@@ -88,8 +104,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--plans", nargs="+", default=list(PLANS), choices=list(PLANS))
     parser.add_argument("--merges", nargs="+", default=sorted(p.stem for p in CONF.glob("merge/*")))
+    parser.add_argument("--lora", action="store_true", help="train adapters too, as a reference")
     parser.add_argument("--repeats", type=int, default=3, help="of what is timed side by side")
-    parser.add_argument("--only", nargs="*", default=[], help="parts: scores, costs, scoring")
+    parser.add_argument("--mergekit", help="the program mergekit-yaml, to compare merging with")
+    parser.add_argument("--only", nargs="*", default=[], choices=PARTS)
     parser.add_argument("overrides", nargs="*", help="of the configuration, e.g. finetune.epochs=9")
     return parser.parse_args()
 
@@ -97,18 +115,21 @@ def arguments() -> argparse.Namespace:
 # What is kept of the scores.
 
 
-def settings(plans: Sequence[str], merges: Sequence[str]) -> list[Setting]:
-    """Every row, the controls first."""
+def settings(asked: argparse.Namespace) -> list[Setting]:
+    """Every row, the frozen encoder first."""
+    plans, merges = asked.plans, asked.merges
     frozen = [*PLANS["one trunk"], f"merge={FROZEN}"]
     found = [Setting("reference", "one trunk", FROZEN, tuple(frozen))]
-    kept = [*PLANS["5 trunks"], "merge=published"]
-    steps = {
-        "published merge and heads": [*kept, "heads=published"],
-        "published merge, refitted heads": kept,
-        "TIES on the pretrained encoder, published heads": [*PLANS["5 trunks"], "heads=published"],
-        "TIES on the pretrained encoder, refitted heads": [*PLANS["5 trunks"]],
+    steps = {  # each takes over what the one before it has
+        PUBLISHED: ["merge=published", "heads=published", SHARED],
+        "… on the pretrained encoder": ["merge=ties", "heads=published", SHARED],
+        "… with refitted heads": ["merge=ties", "heads=refit", SHARED],
+        "… and private poolers": ["merge=ties", "heads=refit"],
+        "… by distillation, l2_sp heads": ["merge=distill", NEAR],
     }
-    found += [Setting("step", "5 trunks", name, tuple(of)) for name, of in steps.items()]
+    found += [
+        Setting("step", "5 trunks", name, (*PLANS["5 trunks"], *of)) for name, of in steps.items()
+    ]
     found += [
         Setting("merge", plan, merge, (*PLANS[plan], f"merge={merge}"))
         for plan in plans
@@ -121,20 +142,12 @@ def settings(plans: Sequence[str], merges: Sequence[str]) -> list[Setting]:
         if "distill" in merges
     ]
     found += [
-        Setting(
-            "codec",
-            "pretrained",
-            name,
-            (*PLANS["one trunk"], *of, "private.base=pretrained", NEAR),
-        )
+        Setting("codec", "pretrained", name, (*PLANS["one trunk"], *of, PRETRAINED, NEAR))
         for name, of in CODECS.items()
     ]
-    found += [
-        Setting("codec", plan, name, (*PLANS[plan], *of, NEAR))
-        for plan in plans
-        if plan in ("one trunk", "5 trunks")
-        for name, of in CODECS.items()
-    ]
+    found += [Setting("codec", plan, SMALL, (*PLANS[plan], *CODECS[SMALL], NEAR)) for plan in plans]
+    if asked.lora:
+        found.append(Setting("reference", "one trunk", "LoRA", (*PLANS["one trunk"], *LORA)))
     return found
 
 
@@ -145,22 +158,24 @@ def scores(
     for seed in asked.seeds:
         x = configured(*data, *asked.overrides, f"seed={seed}")
         items = prepare(x)
-        frozen: float | None = None
-        for setting in settings(asked.plans, asked.merges):
+        first: Row = {}
+        for setting in settings(asked):
             try:
                 one = configured(*data, *asked.overrides, f"seed={seed}", *setting.overrides)
                 row = measured(one, run(one, items))
             except InputError as error:
                 print(f"{setting.plan}, {setting.name}: left out: {error}", flush=True)
                 continue
-            frozen = float(row["micro_f1"]) if frozen is None else frozen  # it is the first
-            gain = float(row["individual_micro_f1"]) - frozen
-            row["gain_kept"] = (float(row["micro_f1"]) - frozen) / gain
+            first = first or row
+            row |= {f"individual_{name}": first[f"individual_{name}"] for name in METRICS}
+            frozen, individual = float(first["micro_f1"]), float(row["individual_micro_f1"])
+            row["gain_kept"] = (float(row["micro_f1"]) - frozen) / (individual - frozen)
             found.setdefault(setting, []).append(row)
             kept = row["micro_f1"] / row["individual_micro_f1"]
             print(f"{seed} {setting.plan}, {setting.name}: {kept:.4f}", flush=True)
     rows += [table_row(setting, of) for setting, of in found.items()]
     keys |= chosen(found)
+    frontier(found)
 
 
 def measured(x: Experiment, done: Run) -> Row:
@@ -251,8 +266,39 @@ def chosen(found: dict[Setting, list[Row]]) -> dict[str, object]:
         }
     by_name = {setting.name: of for setting, of in found.items() if setting.kind != "merge"}
     keys["frozen_micro_kept"] = mean(share(by_name[FROZEN], "micro_f1"))
-    keys["published_micro_kept"] = mean(share(by_name["published merge and heads"], "micro_f1"))
+    keys["published_micro_kept"] = mean(
+        share(by_name["published merge, heads and pooler"], "micro_f1")
+    )
     return keys
+
+
+def frontier(found: dict[Setting, list[Row]]) -> None:
+    """The picture of what is kept at which bytes and passes; what nothing beats has a name."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    mpl.use("Agg")
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    kept = {setting: 100 * mean(share(of, "micro_f1")) for setting, of in found.items()}
+    markers = {"merge": "o", "codec": "s", "reference": "^", "step": "x"}
+    costs = {"bytes": "MB of all encoders, heads and codes", "passes": "encoder passes of a batch"}
+    for axes, (cost, label) in zip(figure.subplots(1, 2, sharey=True), costs.items(), strict=True):
+        at = {s: average(of, cost) / (1e6 if cost == "bytes" else 1) for s, of in found.items()}
+        for kind, marker in markers.items():
+            these = [setting for setting in found if setting.kind == kind]
+            axes.scatter([at[s] for s in these], [kept[s] for s in these], 22, marker=marker)
+        best = [s for s in found if not any(kept[o] > kept[s] and at[o] <= at[s] for o in found)]
+        for setting in best:
+            name = f"{setting.name} ({setting.plan})"
+            axes.annotate(
+                name, (at[setting], kept[setting]), (4, 3), textcoords="offset points", fontsize=7
+            )
+        axes.axhline(100, color="grey", lw=0.8)
+        axes.set_xlabel(label)
+        axes.set_ylim(min(90, max(70, min(kept.values()) - 1)))
+    figure.axes[0].set_ylabel("micro F1, % of the individual models'")
+    figure.legend(list(markers), loc="outside upper center", ncols=4, fontsize=8)
+    figure.savefig(ROOT / "docs" / "frontier.png", dpi=130)
 
 
 # What a merge costs: one trunk of all members, each in a process of its own.
