@@ -31,9 +31,7 @@ def moved(seed, by=1.0):
 
 
 def diagnosed(members, base=BASE, share=0.5):
-    return diagnose(
-        base, members, {k: Confidence(entropy=share, of_frequencies=1) for k in members}
-    )
+    return diagnose(base, members, lambda name: Confidence(entropy=share, of_frequencies=1))
 
 
 def flat(state):
@@ -135,7 +133,7 @@ def refused(base, members, *words):
 def test_a_tensor_that_one_lacks_is_named_with_both():
     one, two = moved(1), moved(2)
     lacking = {k: v for k, v in two.items() if k != "trunk.layer.0.bias"}
-    refused(BASE, {"one": one, "two": lacking}, "trunk.layer.0.bias", "the base", "item two")
+    refused(BASE, {"one": one, "two": lacking}, "trunk.layer.0.bias", "item one", "item two")
     base = {k: v for k, v in BASE.items() if k != "trunk.layer.0.bias"}
     rest = {k: v for k, v in one.items() if k in base}
     refused(base, {"one": rest, "two": two}, "trunk.layer.0.bias", "item two")

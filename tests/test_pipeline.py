@@ -287,7 +287,7 @@ def test_the_second_run_computes_nothing_and_gives_the_same_bytes(world, first):
     second = world.run("second")
     before = counts(first)
     assert list(before) == [
-        "finetune", "features", "distances", "stability", "merge", "heads", "evaluate"
+        "finetune", "features", "distances", "stability", "diagnosis", "merge", "heads", "evaluate"
     ]  # fmt: skip
     assert all(reused == 0 for _, reused in before.values())
     assert counts(second) == {stage: (0, n) for stage, (n, _) in before.items()}
@@ -338,7 +338,7 @@ def test_encoders_can_be_kept_in_half_the_bytes(world, first, numbers):
     assert half["plan"] == full["plan"]
     assert counts(folder)["merge"][0] == counts(folder)["finetune"][0] == 0
     one, other = (pd.read_parquet(each / "predictions.parquet") for each in (first, folder))
-    np.testing.assert_allclose(one["probability"], other["probability"], atol=0.02)
+    np.testing.assert_allclose(one["probability"], other["probability"], atol=0.05)
     changed = one["probability"] != other["probability"]
     assert changed[one["model"] == "individual"].mean() > 0.5
     assert changed[one["model"] == "merged"].mean() > 0.5

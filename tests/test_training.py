@@ -30,7 +30,7 @@ from gwsmm.network import infer, pad, pool
 from gwsmm.private.nothing import Nothing
 from gwsmm.recipe import Recipe
 from gwsmm.scoring import Data, ScoringModel
-from gwsmm.types import Label, Responses
+from gwsmm.types import InputError, Label, Responses
 
 RECIPE = replace(
     build("finetune"),
@@ -181,9 +181,10 @@ def test_adapters_move_only_linear_layers_and_only_by_their_rank(
 def test_without_peft_adapters_are_refused_with_the_command_that_installs_it(
     configured, monkeypatch
 ):
+    recipe = configured("finetune", "finetune=lora")
     monkeypatch.setattr("gwsmm.lora.find_spec", lambda name: None)
-    with pytest.raises(Exception, match=r"pip install 'gwsmm\[lora\]'"):
-        configured("finetune", "finetune=lora")
+    with pytest.raises(InputError, match=r"pip install 'gwsmm\[lora\]'"):
+        replace(recipe, rank=4)
 
 
 def test_a_low_precision_run_is_kept_in_full_precision(finetune, make_item, tmp_path):
@@ -482,9 +483,9 @@ def merged(tiny, member, other, carry_out, tmp_path_factory):
 def fit(tiny, cpu, merged, carry_out, tmp_path_factory):
     store = tmp_path_factory.mktemp("heads")  # what one test has fitted, the others find there
 
-    def fitted(heads, member, seed=0, folder=store):
+    def fitted(heads, member, seed=0, folder=store, trunk=merged):
         stage = HeadFitting(encoder=tiny, heads=heads, trainer=cpu, seed=seed)
-        return carry_out(stage, Moved(member, merged, merged), folder)
+        return carry_out(stage, Moved(member, trunk, trunk), folder)
 
     return fitted
 

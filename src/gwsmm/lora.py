@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from gwsmm.recipe import Positive, Recipe, Share
+from gwsmm.recipe import Recipe, Share
 from gwsmm.types import STRICT, InputError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class LoraRecipe(Recipe):
     """
 
     rank: Annotated[int, Field(ge=1)]
-    alpha: Positive
+    alpha: Annotated[int, Field(ge=1)]
     adapter_dropout: Share
     frozen_layers: Literal[0]
 
@@ -51,7 +51,7 @@ class LoraRecipe(Recipe):
 
         settings = LoraConfig(
             r=self.rank,
-            lora_alpha=self.alpha,  # type: ignore[arg-type] - a scale, which need not be whole
+            lora_alpha=self.alpha,
             lora_dropout=self.adapter_dropout,
             target_modules="all-linear",
         )
@@ -59,4 +59,7 @@ class LoraRecipe(Recipe):
 
     def end(self, network: "Network") -> None:
         """Add the adapters to the weights, and leave the trunk as it was built; see `Recipe`."""
+        from peft import PeftModel
+
+        assert isinstance(network.trunk, PeftModel), "begin() has made it one"
         network.trunk = network.trunk.merge_and_unload()

@@ -40,8 +40,9 @@ class Diagnosing:
         parts = self.private.shared_parts
         base = base_state(self.base, self.encoder, subject, parts)
         states = {each.item.name: Stored(each, parts) for each in subject.members}
-        sure = {each.item.name: self._confidence(each) for each in subject.members}
-        (folder / FILE).write_text(diagnose(base, states, sure).to_json())
+        members = {each.item.name: each for each in subject.members}
+        found = diagnose(base, states, lambda name: self._confidence(members[name]))
+        (folder / FILE).write_text(found.to_json())
 
     def _confidence(self, member: Member) -> Confidence:
         logits = validation_logits(self.encoder, member, {}, self.trainer)

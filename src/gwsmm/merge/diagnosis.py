@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -86,14 +86,14 @@ class Diagnosis:
 
 
 def diagnose(
-    base: State, members: Mapping[str, State], confidences: Mapping[str, Confidence]
+    base: State, members: Mapping[str, State], confidence_of: Callable[[str], Confidence]
 ) -> Diagnosis:
     """Look at every tensor once, one tensor of each member at a time.
 
     Args:
         base: the state that task vectors start from.
         members: the states by item name.
-        confidences: of the members' own models, by the same names.
+        confidence_of: the confidence of a member's own model; asked for when all can be merged.
 
     Raises:
         InputError: a tensor is lacking, has another shape, or holds what is no number.
@@ -113,8 +113,8 @@ def diagnose(
     moved = [(norm, item) for norm, item in zip(norms, names, strict=True) if norm > 0]
     ratio = max(moved)[0] / min(moved)[0] if moved else 1.0
     warnings = [_unequal(max(moved)[1], min(moved)[1], ratio)] if ratio > LARGEST_RATIO else []
-    unsure = {name: confidences[name].share for name in names}
-    warnings += [_unsure(name, share) for name, share in unsure.items() if share > UNSURE]
+    sure = {name: confidence_of(name) for name in names}
+    warnings += [_unsure(name, has.share) for name, has in sure.items() if has.share > UNSURE]
     return Diagnosis(
         members=names,
         norms=norms,
@@ -122,7 +122,7 @@ def diagnose(
         sign_conflict=products.sign_conflict(),
         weighted_sign_conflict=products.weighted_sign_conflict(),
         effective_ranks=ranks,
-        confidences=tuple(confidences[name] for name in names),
+        confidences=tuple(sure.values()),
         warnings=tuple(warnings),
     )
 
@@ -146,7 +146,8 @@ def _unsure(name: str, share: float) -> str:
 
 def _check_alike(base: State, members: Mapping[str, State]) -> None:
     """Refuse states of which one has a tensor that another lacks, or in another shape."""
-    states = {"the base": base, **{f"item {name}": state for name, state in members.items()}}
+    # The base comes last: where it is the members' mean, it has no shape if they are not alike.
+    states = {**{f"item {name}": state for name, state in members.items()}, "the base": base}
     for (one, first), (other, second) in combinations(states.items(), 2):
         for name in sorted({*first} ^ {*second}):
             has, lacks = (one, other) if name in first else (other, one)

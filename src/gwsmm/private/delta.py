@@ -116,7 +116,8 @@ def from_bits(field: str, fields: State, bits: int, n: int) -> "Tensor":
         return from_half(field, fields)
     scale, most = fields[f"{field}_scale"], 2 ** (bits - 1) - 1
     whole = unpack(fields[field], bits, n * len(scale)).astype("f4").reshape(n, len(scale))
-    return (torch.from_numpy(whole) - most) * (scale / most)
+    values: Tensor = (torch.from_numpy(whole) - most) * (scale / most)
+    return values
 
 
 def pack(values: NDArray[Any], bits: int) -> "Tensor":
