@@ -125,8 +125,9 @@ def settings(asked: argparse.Namespace) -> list[Setting]:
         "… on the pretrained encoder": ["merge=ties", "heads=published", SHARED],
         "… with refitted heads": ["merge=ties", "heads=refit", SHARED],
         "… and private poolers": ["merge=ties", "heads=refit"],
-        "… by distillation, l2_sp heads": ["merge=distill", NEAR],
     }
+    if "distill" in merges:
+        steps["… by distillation, l2_sp heads"] = ["merge=distill", NEAR]
     found += [
         Setting("step", "5 trunks", name, (*PLANS["5 trunks"], *of)) for name, of in steps.items()
     ]
