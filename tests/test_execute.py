@@ -1,5 +1,6 @@
 """Where tasks run: the same results in the same order, whichever choice of conf/execute it is."""
 
+import gc
 import hashlib
 import time
 from os import getpid
@@ -11,7 +12,7 @@ from hydra.utils import instantiate
 from little import CONF
 from omegaconf import OmegaConf
 
-from gwsmm.execute import Execute, Serial
+from gwsmm.execute import Execute, Processes, Serial
 from gwsmm.types import InputError
 
 
@@ -93,3 +94,14 @@ def test_an_error_of_the_user_arrives_as_one_and_the_next_call_works(execute):
         execute.map(refuse, [0, 1, 2], label="refuse")
     assert str(error.value) == "item 'x': cannot be used"
     assert execute.map(refuse, [2, 3], label="accept") == [2, 3]
+
+
+def frozen(task):
+    return gc.get_freeze_count()
+
+
+def test_what_a_worker_loads_is_not_searched_for_garbage_and_this_process_is_as_before():
+    before = gc.get_freeze_count()
+    counts = Processes(jobs=2, threads=1).map(frozen, range(8), label="x")
+    assert sum(count > 10_000 for count in counts) >= 6  # all but the first task of each worker
+    assert gc.get_freeze_count() == before
