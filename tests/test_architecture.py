@@ -29,7 +29,7 @@ FOUNDATION = (
     "network",
     "metrics",
     "recipe",
-    "validating",
+    "asking",
 )
 STAGES = (
     "finetune",

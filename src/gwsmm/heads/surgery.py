@@ -1,19 +1,16 @@
 """The item's own head, corrected for what the shared encoder changed of its features."""
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from gwsmm.artefact import State
+from gwsmm.asking import logits_of
 from gwsmm.heads.fitting import Frozen
 from gwsmm.heads.probing import Array, as_state, features, standardised
 from gwsmm.types import STRICT
-
-if TYPE_CHECKING:
-    from gwsmm.network import Network
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -38,21 +35,17 @@ class Surgery:
 
     def __call__(self, frozen: Frozen) -> State:
         """The corrected head; see `Heads`."""
-        item, own = frozen.member.item, _own_network(frozen)
-        head = frozen.member.state("head")
+        item, head = frozen.member.item, frozen.member.state("head")
         weight, bias = (head[name].double().numpy() for name in ("weight", "bias"))
-
-        def read(texts: Sequence[str], tick: Callable[[float], None]) -> tuple[Array, Array]:
-            """The shared features of these texts, and by how much their logits are wrong."""
-            seen = features(frozen, texts, tick)
-            wanted = _logits(frozen, own, texts)
-            return seen, wanted - (seen @ weight.T + bias)
-
-        train, wrong = read(item.train.texts, lambda done: frozen.tick(0.5 * done))
-        held, wrong_held = read(item.validation.texts, lambda done: None)
+        texts = [*item.train.texts, *item.validation.texts]
+        seen = features(frozen, texts, lambda done: frozen.tick(0.5 * done))
+        device = str(next(frozen.network.parameters()).device)
+        wanted = logits_of(frozen.encoder, frozen.member, texts, {}, device).double().numpy()
+        wrong = wanted - (seen @ weight.T + bias)
+        n = len(item.train)
         frozen.tick(0.9)
-        candidates = [_ridge(train, wrong, strength) for strength in self.strengths]
-        errors = [((held @ w.T + b - wrong_held) ** 2).mean() for w, b in candidates]
+        candidates = [_ridge(seen[:n], wrong[:n], strength) for strength in self.strengths]
+        errors = [((seen[n:] @ w.T + b - wrong[n:]) ** 2).mean() for w, b in candidates]
         more_weight, more_bias = candidates[int(np.argmin(errors))]
         return as_state(weight + more_weight, bias + more_bias)
 
@@ -63,17 +56,3 @@ def _ridge(seen: Array, wanted: Array, strength: float) -> tuple[Array, Array]:
     gram = standard.T @ standard / len(seen) + strength * np.eye(seen.shape[1])
     weight = np.linalg.solve(gram, standard.T @ (wanted - wanted.mean(0)) / len(seen)).T / spread
     return weight, wanted.mean(0) - weight @ centre
-
-
-def _own_network(frozen: Frozen) -> "Network":
-    network = frozen.encoder.network(len(frozen.member.item.labels))
-    for part in ("trunk", "pooler", "head"):
-        network.load_part(part, frozen.member.state(part))
-    return network.to(next(frozen.network.parameters()).device).eval()
-
-
-def _logits(frozen: Frozen, network: "Network", texts: Sequence[str]) -> Array:
-    from gwsmm.network import infer
-
-    ids = frozen.encoder.tokenize(texts)
-    return infer(network, ids, frozen.encoder.padding, network).double().numpy()

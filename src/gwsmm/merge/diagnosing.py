@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from gwsmm.artefact import Artefact, Member
+from gwsmm.asking import logits_of
 from gwsmm.encoder import Encoder
 from gwsmm.merge.diagnosis import Confidence, confidence, diagnose
 from gwsmm.merge.merging import Group, base_state
@@ -13,7 +14,6 @@ from gwsmm.merge.stored import Stored
 from gwsmm.private.private import Private
 from gwsmm.progress import write_fraction
 from gwsmm.recipe import Trainer
-from gwsmm.validating import validation_logits
 
 FILE = "diagnosis.json"
 
@@ -45,8 +45,9 @@ class Diagnosing:
         (folder / FILE).write_text(found.to_json())
 
     def _confidence(self, member: Member) -> Confidence:
-        logits = validation_logits(self.encoder, member, {}, self.trainer)
-        return confidence(logits.sigmoid().numpy(), member.item.train.labels)
+        item = member.item
+        logits = logits_of(self.encoder, member, item.validation.texts, {}, self.trainer.device)
+        return confidence(logits.sigmoid().numpy(), item.train.labels)
 
 
 def load_diagnosis(made: Artefact) -> dict[str, Any]:

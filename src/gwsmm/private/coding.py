@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from gwsmm.artefact import PRIVATE, Artefact, Member, State, load_state, part_of
+from gwsmm.asking import logits_of
 from gwsmm.encoder import Encoder
 from gwsmm.private.private import PrivateTrunk
 from gwsmm.progress import write_fraction
 from gwsmm.recipe import Trainer
-from gwsmm.validating import validation_logits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +69,7 @@ class Coding:
         import torch
         from torch.nn.functional import binary_cross_entropy_with_logits
 
-        logits = validation_logits(self.encoder, member, shared, self.trainer)
-        labels = torch.from_numpy(member.item.validation.labels).float()
+        held = member.item.validation
+        logits = logits_of(self.encoder, member, held.texts, shared, self.trainer.device)
+        labels = torch.from_numpy(held.labels).float()
         return float(binary_cross_entropy_with_logits(logits, labels))

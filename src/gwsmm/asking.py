@@ -1,31 +1,31 @@
-"""What a member's network says of its own validation responses."""
+"""What a member's network says of texts."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gwsmm.artefact import Member, State, part_of
 from gwsmm.encoder import Encoder
-from gwsmm.recipe import Trainer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def validation_logits(
-    encoder: Encoder, member: Member, shared: State, trainer: Trainer
+def logits_of(
+    encoder: Encoder, member: Member, texts: Sequence[str], shared: State, device: str
 ) -> "Tensor":
-    """[m, L]: the logits of the item's m validation responses.
+    """[n, L]: the logits of n texts.
 
     Args:
         encoder: of the member.
         member: the item, with the parts that are not given.
+        texts: of responses to the item.
         shared: tensors of whole parts, named `trunk.…` and `pooler.…`; of none: the member's own.
-        trainer: says where to compute.
+        device: where to compute.
     """
     from gwsmm.network import infer
 
     network = encoder.network(len(member.item.labels))
     for part in ("trunk", "pooler", "head"):
         network.load_part(part, part_of(shared, part) or member.state(part))
-    network.to(trainer.device).eval()
-    ids = encoder.tokenize(member.item.validation.texts)
-    return infer(network, ids, encoder.padding, network)
+    network.to(device).eval()
+    return infer(network, encoder.tokenize(texts), encoder.padding, network)
