@@ -161,7 +161,8 @@ def test_the_same_seed_gives_the_same_bytes_and_another_gives_others(
 def test_adapters_move_only_linear_layers_and_only_by_their_rank(
     tiny, finetune, make_item, configured, tmp_path
 ):
-    recipe = replace(configured("finetune", "finetune=lora"), rank=3, epochs=3, warmup=0.0)
+    lora = configured("finetune", "finetune=lora")
+    recipe = replace(lora, rank=3, recipe=replace(lora.recipe, epochs=3, warmup=0.0))
     item = make_item("one", n=120)
     made = finetune(item, tmp_path, recipe)
     start, trunk = tiny.network(1).part_state("trunk"), made.state("trunk")
@@ -176,6 +177,12 @@ def test_adapters_move_only_linear_layers_and_only_by_their_rank(
     assert loss_of(tiny, network_of(tiny, made), item.validation) == pytest.approx(best, rel=1e-4)
     first = curves(made)["epochs"][0]
     assert curves(made)["epochs"][-1]["train_loss"] < first["train_loss"]
+
+
+def test_layers_cannot_be_frozen_under_adapters(configured):
+    lora = configured("finetune", "finetune=lora")
+    with pytest.raises(InputError, match=r"finetune\.recipe\.frozen_layers=1: .* give 0"):
+        replace(lora, recipe=replace(lora.recipe, frozen_layers=1))
 
 
 def test_without_peft_adapters_are_refused_with_the_command_that_installs_it(
@@ -230,24 +237,26 @@ def groups_of(encoder, recipe, steps=100):
 
 
 def test_decay_and_learning_rate_are_those_of_the_recipe(any_finetune, tiny):
-    groups, _ = groups_of(tiny, any_finetune)
+    recipe = any_finetune.training
+    groups, _ = groups_of(tiny, recipe)
     for name, (rate, decay) in groups.items():
-        free = any(part in name for part in any_finetune.no_decay)
+        free = any(part in name for part in recipe.no_decay)
         head = name.startswith("head.")
-        assert decay == (0 if free else any_finetune.weight_decay)
-        assert rate == (any_finetune.head_learning_rate if head else any_finetune.learning_rate)
-    assert {decay for _, decay in groups.values()} == {0, any_finetune.weight_decay}
+        assert decay == (0 if free else recipe.weight_decay)
+        assert rate == (recipe.head_learning_rate if head else recipe.learning_rate)
+    assert {decay for _, decay in groups.values()} == {0, recipe.weight_decay}
 
 
 def test_a_schedule_rises_and_falls_within_bounds(any_finetune, tiny):
-    _, factor = groups_of(tiny, any_finetune, steps=200)
+    recipe = any_finetune.training
+    _, factor = groups_of(tiny, recipe, steps=200)
     factors = np.array([factor(step) for step in range(200)])
     assert ((factors > 0) & (factors <= 1)).all()
-    warm = round(200 * any_finetune.warmup)
+    warm = round(200 * recipe.warmup)
     assert (np.diff(factors[: warm + 1]) > 0).all()
     assert factors[warm] == pytest.approx(1, abs=0.01)
     after = np.diff(factors[warm:])
-    assert (after == 0).all() if any_finetune.schedule == "constant" else (after < 0).all()
+    assert (after == 0).all() if recipe.schedule == "constant" else (after < 0).all()
 
 
 def test_the_linear_schedule_by_hand(tiny):

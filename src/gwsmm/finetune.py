@@ -10,7 +10,7 @@ import numpy as np
 
 from gwsmm.encoder import Encoder
 from gwsmm.progress import write_fraction
-from gwsmm.recipe import Recipe, Trainer
+from gwsmm.recipe import Finetune, Trainer
 from gwsmm.types import Item
 
 
@@ -25,7 +25,7 @@ class Finetuning:
     version: ClassVar[int] = 1
 
     encoder: Encoder
-    recipe: Recipe
+    recipe: Finetune
     trainer: Trainer
     seed: int
 
@@ -37,6 +37,7 @@ class Finetuning:
 
         from gwsmm.scoring import Data, train
 
+        recipe = self.recipe.training
         torch.manual_seed(self.seed)
         network = self.encoder.network(len(subject.labels))
         self.recipe.begin(network)
@@ -46,8 +47,8 @@ class Finetuning:
             self.encoder.tokenize(subject.validation.texts),
             torch.from_numpy(subject.validation.labels.astype(np.float32)),
             filler=self.encoder.padding,
-            batch_size=self.recipe.batch_size,
-            by_length=self.recipe.by_length,
+            batch_size=recipe.batch_size,
+            by_length=recipe.by_length,
             seed=self.seed,
         )
 
@@ -56,7 +57,7 @@ class Finetuning:
             return binary_cross_entropy_with_logits(network(ids, mask).float(), labels)
 
         tick = partial(write_fraction, folder)
-        curves = train(network, loss, data, self.recipe, self.trainer, tick)
+        curves = train(network, loss, data, recipe, self.trainer, tick)
         self.recipe.end(network)
         for part in ("trunk", "pooler", "head"):
             if state := network.part_state(part):

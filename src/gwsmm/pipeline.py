@@ -48,7 +48,7 @@ from gwsmm.private.coding import Coding, Owner, Pretrained
 from gwsmm.private.nothing import Nothing
 from gwsmm.private.pooler import Pooler
 from gwsmm.private.private import Base, Private, PrivateTrunk
-from gwsmm.recipe import Recipe, Trainer, check_frozen
+from gwsmm.recipe import Finetune, Trainer, check_frozen
 from gwsmm.results import Run, outcome, results
 from gwsmm.rounding import Numbers, Rounding
 from gwsmm.store import Store
@@ -84,7 +84,7 @@ class Experiment:
     encoder: Encoder
     items: ItemSource
     split: Split
-    finetune: Recipe
+    finetune: Finetune
     features: Features
     distance: Distance[object, object]
     stability: Stability
@@ -159,7 +159,7 @@ def prepare(x: Experiment) -> tuple[Item, ...]:
         )
     x.grouping.check(names)
     check_base(x.merge, names)
-    check_frozen(x.finetune, x.encoder, "finetune")
+    check_frozen(x.finetune.training, x.encoder, "finetune")
     check_layer(x.features, x.encoder)
     _ = x.encoder.digest  # finds the model, and reads its files once for all workers
     return items

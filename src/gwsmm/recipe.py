@@ -3,7 +3,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
@@ -16,6 +16,23 @@ if TYPE_CHECKING:
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+
+
+class Finetune(Protocol):
+    """A way to train one scoring model."""
+
+    @property
+    def training(self) -> "Recipe":
+        """The settings of its training."""
+
+    def on_this_machine(self) -> "Finetune":
+        """The same with the precision that `auto` means here, which is part of a result's key."""
+
+    def begin(self, network: "Network") -> None:
+        """Make a network, as the encoder builds it, ready to be trained."""
+
+    def end(self, network: "Network") -> None:
+        """Make it, trained, a network as the encoder builds it."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -56,17 +73,22 @@ class Recipe:
     precision: Literal["fp32", "bf16", "auto"]
 
     def on_this_machine(self) -> "Recipe":
-        """The recipe with the precision that `auto` means here, which is part of a result's key."""
+        """The recipe with the precision that `auto` means here; see `Finetune`."""
         if self.precision != "auto":
             return self
         return replace(self, precision="bf16" if _computes_in_bf16() else "fp32")
 
+    @property
+    def training(self) -> "Recipe":
+        """All of it; see `Finetune`."""
+        return self
+
     def begin(self, network: "Network") -> None:
-        """Make a network ready to be trained."""
+        """Freeze the lowest layers; see `Finetune`."""
         network.freeze(self.frozen_layers)
 
     def end(self, network: "Network") -> None:
-        """Make what was trained a network as the encoder builds it; here it is one."""
+        """Leave it as it is; see `Finetune`."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
