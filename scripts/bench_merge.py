@@ -290,9 +290,14 @@ def frontier(found: dict[Setting, list[Row]]) -> None:
             axes.scatter([at[s] for s in these], [kept[s] for s in these], 22, marker=marker)
         best = [s for s in found if not any(kept[o] > kept[s] and at[o] <= at[s] for o in found)]
         for setting in best:
-            name = f"{setting.name} ({setting.plan})"
+            right = 2 * at[setting] > max(at.values()) + min(at.values())  # where there is no room
             axes.annotate(
-                name, (at[setting], kept[setting]), (4, 3), textcoords="offset points", fontsize=7
+                f"{setting.name} ({setting.plan})",
+                (at[setting], kept[setting]),
+                (-4 if right else 4, 3),
+                textcoords="offset points",
+                ha="right" if right else "left",
+                fontsize=7,
             )
         axes.axhline(100, color="grey", lw=0.8)
         axes.set_xlabel(label)
