@@ -132,21 +132,6 @@ def test_results_hold_what_the_documentation_says(first):
     assert set(columns) == documented("predictions.parquet")
 
 
-def test_what_the_diagnosis_warns_of_is_logged_whether_computed_or_reused(
-    world, first, monkeypatch
-):
-    monkeypatch.setattr("gwsmm.merge.diagnosis.LARGEST_RATIO", 0.5)
-    for name in ("warned", "warned again"):
-        folder = world.run(name, "merge.base=group_mean", "execute=serial")
-        warnings = [
-            line for group in read_json(folder / "diagnosis.json") for line in group["warnings"]
-        ]
-        assert warnings
-        assert "times as far as" in warnings[0]
-        assert all(line in (folder / "run.log").read_text() for line in warnings)
-    assert counts(folder)["diagnosis"][0] == 0
-
-
 def test_predictions_have_one_row_per_response_label_and_model(world, first):
     frame = pd.read_parquet(first / "predictions.parquet")
     key = ["item", "response", "label", "model"]
@@ -357,6 +342,21 @@ def test_encoders_can_be_kept_in_half_the_bytes(world, first, numbers):
     changed = one["probability"] != other["probability"]
     assert changed[one["model"] == "individual"].mean() > 0.5
     assert changed[one["model"] == "merged"].mean() > 0.5
+
+
+def test_what_the_diagnosis_warns_of_is_logged_whether_computed_or_reused(
+    world, first, monkeypatch
+):
+    monkeypatch.setattr("gwsmm.merge.diagnosis.LARGEST_RATIO", 0.5)
+    for name in ("warned", "warned again"):
+        folder = world.run(name, "merge.base=group_mean", "execute=serial")
+        warnings = [
+            line for group in read_json(folder / "diagnosis.json") for line in group["warnings"]
+        ]
+        assert warnings
+        assert "times as far as" in warnings[0]
+        assert all(line in (folder / "run.log").read_text() for line in warnings)
+    assert counts(folder)["diagnosis"][0] == 0
 
 
 def test_a_plan_of_a_run_can_be_given_back(world, first):
