@@ -42,19 +42,28 @@ PUBLISHED = "published merge, heads and pooler"
 NEAR = "heads=l2_sp"
 SHARED = "private=nothing"
 PRETRAINED = "private.base=pretrained"
-CODECS = {
+FINE = {  # so near to the item's own encoder that its own head stays
     **{
         f"svd, rank {rank}, {bits} bits": [
             "private=svd",
             f"private.rank={rank}",
             f"private.bits={bits}",
+            "heads=keep",
         ]
-        for rank, bits in ((16, 8), (32, 16), (32, 8), (64, 8), (64, 4), (128, 4))
+        for rank, bits in ((64, 8), (80, 6), (96, 5), (120, 4))
     },
-    "svd, validated, 8 bits": ["private=svd_validated", "private.bits=8"],
-    **{f"{bits} bits": ["private=int", f"private.bits={bits}"] for bits in (2, 3)},
-    "sign": ["private=sign"],
+    "svd, validated, 8 bits": ["private=svd_validated", "private.bits=8", "heads=keep"],
+    "3 bits": ["private=int", "private.bits=3", "heads=keep"],
 }
+COARSE = {
+    **{
+        f"svd, rank {rank}, 8 bits": ["private=svd", f"private.rank={rank}", "private.bits=8", NEAR]
+        for rank in (16, 32)
+    },
+    "2 bits": ["private=int", "private.bits=2", NEAR],
+    "sign": ["private=sign", NEAR],
+}
+CODECS = FINE | COARSE
 SMALL = "svd, rank 16, 8 bits"  # where the trunk is near, little is left to code
 LORA = ["finetune=lora", "private=svd", "private.rank=8", "private.base=pretrained", "heads=keep"]
 
@@ -143,10 +152,10 @@ def settings(asked: argparse.Namespace) -> list[Setting]:
         if "distill" in merges
     ]
     found += [
-        Setting("codec", "pretrained", name, (*PLANS["one trunk"], *of, PRETRAINED, NEAR))
+        Setting("codec", "pretrained", name, (*PLANS["one trunk"], *of, PRETRAINED))
         for name, of in CODECS.items()
     ]
-    found += [Setting("codec", plan, SMALL, (*PLANS[plan], *CODECS[SMALL], NEAR)) for plan in plans]
+    found += [Setting("codec", plan, SMALL, (*PLANS[plan], *CODECS[SMALL])) for plan in plans]
     if asked.lora:
         found.append(Setting("reference", "one trunk", "LoRA", (*PLANS["one trunk"], *LORA)))
     return found
