@@ -22,11 +22,12 @@ from scipy.stats import spearmanr
 from sklearn.metrics import adjusted_rand_score
 
 from gwsmm.artefact import Artefact
+from gwsmm.comparing import compared
 from gwsmm.distance.pairwise import Pairwise, load_distances
 from gwsmm.distance.subjects import CloudOf
 from gwsmm.execute import Processes, Serial
-from gwsmm.grouping.linkage import Linkage
-from gwsmm.pipeline import compared, prepare, trained
+from gwsmm.grouping.linkage import cut, into
+from gwsmm.pipeline import prepare, trained
 from gwsmm.store import Store
 from gwsmm.types import Cloud, Distances
 
@@ -353,7 +354,7 @@ def families(clouds: list[Cloud], n: int, each: int, points: int) -> tuple[list[
 
 def screen(clouds: list[Cloud], many: int, rows: list[Row], keys: dict[str, object]) -> None:
     def groups(distances: Distances, count: int) -> list[int]:
-        plan = Linkage(method="average", encoders=count, threshold=None)(distances)
+        plan = cut(1 - distances.similarity(), distances.names, into(count, "average"), "")
         where = {name: at for at, group in enumerate(plan.groups) for name in group}
         return [where[name] for name in distances.names]
 

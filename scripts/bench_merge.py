@@ -21,10 +21,11 @@ from bench_peers import scoring
 from scipy.stats import t as student
 
 from gwsmm.evaluate import Evaluation, Tested, load_scores
+from gwsmm.experiment import Experiment
 from gwsmm.merge.learning import LearnedMerge, Learning
 from gwsmm.merge.merging import Merging, group_for
 from gwsmm.metrics import METRICS, overall
-from gwsmm.pipeline import Experiment, prepare, run, trained
+from gwsmm.pipeline import prepare, run, trained
 from gwsmm.private.pooler import Pooler
 from gwsmm.results import Run
 from gwsmm.store import Store

@@ -10,7 +10,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from gwsmm.pipeline import Experiment
+from gwsmm.experiment import Experiment
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"

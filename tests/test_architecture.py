@@ -36,6 +36,7 @@ STAGES = (
     "features",
     "distance.pairwise",
     "distance.stability",
+    "distance.drifting",
     "merge.diagnosing",
     "merge.merging",
     "merge.learning",
@@ -269,7 +270,7 @@ def test_no_strategy_inherits_from_another():
 
 
 def test_every_protocol_is_kept_by_what_the_root_of_the_configuration_takes():
-    from gwsmm.pipeline import Experiment
+    from gwsmm.experiment import Experiment
 
     config = OmegaConf.load(CONF / "config.yaml")
     groups = {next(iter(each)) for each in config.defaults if not isinstance(each, str)}

@@ -35,7 +35,8 @@ from gwsmm.bundle.writing import TOLERANCE, write_bundle
 from gwsmm.cli.run import build
 from gwsmm.decision.rule import half, load_rule
 from gwsmm.encoder import Encoder
-from gwsmm.pipeline import Experiment, prepare, run
+from gwsmm.experiment import Experiment
+from gwsmm.pipeline import prepare, run
 from gwsmm.private.private import PrivateTrunk
 from gwsmm.results import Run
 from gwsmm.types import InputError

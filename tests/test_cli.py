@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from gwsmm import __version__
 from gwsmm.cli.run import build
-from gwsmm.pipeline import Experiment
+from gwsmm.experiment import Experiment
 
 EVERY_YAML = sorted(CONF.rglob("*.yaml"))
 CHOICES = {
@@ -79,7 +79,7 @@ SEEDS = "split.seed=0 features.seed=0 distance.seed=0 stability.seed=0"
         ("seed=-1", r"seed=-1"),
         ("store=null", "store=None: give a text"),
         ("merge.density=7", r"merge\.density=7.*less than or equal to 1"),
-        ("grouping.encoders=null", "give either `encoders` or `threshold`"),
+        ("grouping.encoders=null", "give one of `encoders`, `threshold` and `storage`"),
         ("grouping.encoders=9", r"grouping\.encoders=9: there are only 3 items.*at most 3"),
         ("merge.base=aples", r"merge\.base=aples: there is no such item.*apples"),
         ("features=hidden features.layer=-9", r"features\.layer=-9: the encoder has 2 layers"),
@@ -311,7 +311,7 @@ def test_the_composed_configuration_is_printed_and_nothing_is_run(tmp_path):
     assert done.stderr == ""
     shown = yaml.safe_load(done.stdout)
     assert shown["merge"]["density"] == 0.25
-    assert shown["_target_"] == "gwsmm.pipeline.Experiment"
+    assert shown["_target_"] == "gwsmm.experiment.Experiment"
     assert list(tmp_path.rglob("*")) == []
 
 

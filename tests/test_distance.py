@@ -25,7 +25,7 @@ from gwsmm.distance.published import Published
 from gwsmm.distance.stability import Halving, Stability, load_stability
 from gwsmm.distance.subjects import CloudOf, CloudWithFeatures
 from gwsmm.execute import Processes, Serial
-from gwsmm.grouping.linkage import Linkage
+from gwsmm.grouping.linkage import cut, into
 from gwsmm.report.figures import heat_map
 from gwsmm.store import Store
 from gwsmm.types import (
@@ -118,7 +118,7 @@ def test_the_plan_of_the_toy(tmp_path):
     np.random.seed(0)  # noqa: NPY002
     clouds = [np.random.normal(m, 1, (n, 2)) for m, n in ((0, 5), (5, 6), (2.5, 4))]  # noqa: NPY002
     found = carried(tmp_path, PUBLISHED, clouds, "abc")
-    plan = Linkage(method="average", encoders=2, threshold=None)(found)
+    plan = cut(1 - found.similarity(), found.names, into(2, "average"), "toy")
     assert plan.groups == (("a", "c"), ("b",))
 
 

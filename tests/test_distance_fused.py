@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.spatial.distance import cdist, pdist, squareform
 
-from gwsmm import pipeline
+from gwsmm import comparing
 from gwsmm.distance import gw_fused, gw_fused_select
 from gwsmm.distance.gw_fused import GwFused, common_scale, feature_cost, starting_plan
 from gwsmm.distance.gw_fused_select import GwFusedSelect, cost_by_feature, suppression
@@ -500,7 +500,7 @@ def compared(make_item, make_member, tiny, cpu, tmp_path_factory):
             store=str(folder),
         )
         drawn = [own_responses(READ, member).labels for member in members]
-        return drawn, pipeline.compared(x, members)
+        return drawn, comparing.compared(x, members)
 
     return subjects
 

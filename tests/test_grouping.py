@@ -2,7 +2,9 @@
 
 import json
 import re
+from collections import Counter
 from dataclasses import replace
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -11,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gwsmm.grouping.linkage import Linkage
+from gwsmm.grouping.linkage import Linkage, into
+from gwsmm.grouping.partitions import count, every, sizes_of
+from gwsmm.grouping.partitions import drawn as draw
 from gwsmm.grouping.record import read_record
 from gwsmm.grouping.recorded import Recorded
 from gwsmm.results import plan_content, write_json
-from gwsmm.types import Distances, InputError, Plan, partition
+from gwsmm.types import Distances, InputError, Item, Label, Plan, Responses, partition
 
 NAMES = (  # in the order of the paper's numbers 1 to 9
     "anna_vs_carla",
@@ -28,7 +32,7 @@ NAMES = (  # in the order of the paper's numbers 1 to 9
     "namis_careful_experiment",
     "natural_sugar",
 )
-AVERAGE = Linkage(method="average", encoders=5, threshold=None)
+AVERAGE = into(5, "average")
 FEW = settings(max_examples=25, deadline=None, derandomize=True)
 
 
@@ -39,6 +43,51 @@ def distances(values, names=NAMES):
     return Distances(
         tuple(names[:n]), values, "GW loss", {"converged": solved, "estimated": ~solved}
     )
+
+
+def items_of(names):
+    nothing = Responses(("",), np.zeros((1, 1), np.uint8))
+    return [Item(n, (Label("E1"),), "multilabel", nothing, nothing, nothing) for n in names]
+
+
+class Tried:
+    """What merging would do, by the distances alone: an item loses its mean distance to the others.
+
+    Counts what is asked for.
+    """
+
+    def __init__(self, distances):
+        self.distances, self.asked = distances, []
+
+    @property
+    def items(self):
+        return items_of(self.distances.names)
+
+    def losses(self, groups):
+        self.asked += groups
+        at = self.distances.names.index
+        return [
+            tuple(sum(self.distances.values[at(a), at(b)] for b in group) for a in group)
+            for group in groups
+        ]
+
+    def drifts(self, groups, signal):
+        assert signal in ("distance", "cka")
+        return self.losses(groups)
+
+    def cosines(self):
+        return 1 - self.distances.similarity()
+
+
+def planned(grouping, which):
+    return grouping(which, Tried(which))
+
+
+FIELDS = {"method": "average", "encoders": 5, "threshold": None, "storage": None, "largest": None}
+
+
+def up_to(threshold, method="average"):
+    return Linkage(**FIELDS | {"method": method, "encoders": None, "threshold": threshold})
 
 
 def drawn(seed, n=9, names=NAMES):
@@ -71,12 +120,12 @@ def anything():
 @pytest.mark.parametrize("record", PUBLISHED)
 def test_the_published_matrices_give_the_published_plans(record):
     grouping = Recorded(record=record, method="average", encoders=5)
-    grouping.check(NAMES)
-    assert numbers(grouping(anything())) == PUBLISHED[record]
+    grouping.check(items_of(NAMES))
+    assert numbers(planned(grouping, anything())) == PUBLISHED[record]
 
 
 def test_the_plan_of_the_notebook_has_four_encoders():
-    plan = Recorded(record="gw_published", method="average", encoders=4)(anything())
+    plan = planned(Recorded(record="gw_published", method="average", encoders=4), anything())
     assert numbers(plan) == [(1, 2, 8), (4, 6, 7), (3, 9), (5,)]
 
 
@@ -98,19 +147,21 @@ def test_the_published_similarities():
 @pytest.mark.parametrize("factor", [1.0, 0.013, 4e5])
 def test_the_published_plan_comes_of_distances_as_of_similarities(factor):
     similarity = np.array(read_record("gw_published").similarity)
-    plan = AVERAGE(distances(factor * (1 - similarity)))
+    plan = planned(AVERAGE, distances(factor * (1 - similarity)))
     assert numbers(plan) == GW_PLAN
     assert plan.source == "average linkage of the GW loss"
 
 
 def test_the_published_plan_does_not_hang_on_the_root():
     similarity = np.array(read_record("gw_published").similarity)
-    assert numbers(AVERAGE(distances(np.sqrt(1 - similarity)))) == GW_PLAN
+    assert numbers(planned(AVERAGE, distances(np.sqrt(1 - similarity)))) == GW_PLAN
 
 
 def test_single_linkage_gives_the_published_plan_and_complete_does_not():
     plans = {
-        method: numbers(Recorded(record="gw_published", method=method, encoders=5)(anything()))
+        method: numbers(
+            planned(Recorded(record="gw_published", method=method, encoders=5), anything())
+        )
         for method in ("single", "complete")
     }
     assert plans["single"] == GW_PLAN
@@ -123,13 +174,13 @@ def test_single_linkage_gives_the_published_plan_and_complete_does_not():
 @FEW
 @given(seed=st.integers(0, 10_000))
 def test_a_plan_is_a_partition_in_the_order_of_the_items(any_grouping, seed):
-    any_grouping.check(NAMES)
-    plan = any_grouping(drawn(seed))
+    any_grouping.check(items_of(NAMES))
+    plan = planned(any_grouping, drawn(seed))
     assert sorted(name for group in plan.groups for name in group) == sorted(NAMES)
     assert all(list(group) == sorted(group, key=NAMES.index) for group in plan.groups)
     assert list(plan.groups) == sorted(plan.groups, key=lambda group: NAMES.index(group[0]))
     assert plan.source
-    assert any_grouping(drawn(seed)) == plan
+    assert planned(any_grouping, drawn(seed)) == plan
 
 
 @FEW
@@ -138,7 +189,7 @@ def test_permuting_the_items_permutes_the_plan(any_grouping, seed, order):
     before = drawn(seed)
     names = [NAMES[i] for i in order]
     after = distances(before.values[np.ix_(order, order)], names)
-    one, other = any_grouping(before), any_grouping(after)
+    one, other = planned(any_grouping, before), planned(any_grouping, after)
     assert {frozenset(group) for group in one.groups} == {frozenset(g) for g in other.groups}
 
 
@@ -147,7 +198,7 @@ def test_permuting_the_items_permutes_the_plan(any_grouping, seed, order):
 def test_the_unit_of_the_distances_does_not_matter(any_grouping, seed, factor):
     plain = drawn(seed)
     scaled = distances(plain.values * factor)
-    assert any_grouping(scaled).groups == any_grouping(plain).groups
+    assert planned(any_grouping, scaled).groups == planned(any_grouping, plain).groups
 
 
 def tied(n):
@@ -159,7 +210,7 @@ def tied(n):
 @pytest.mark.parametrize("which", [drawn(1), tied(9), distances(np.zeros((9, 9)))],
                          ids=["distinct", "all tied", "all zero"])  # fmt: skip
 def test_exactly_as_many_groups_as_encoders(encoders, method, which):
-    plan = Linkage(method=method, encoders=encoders, threshold=None)(which)
+    plan = planned(into(encoders, method), which)
     assert len(plan.groups) == encoders
     assert sorted(name for group in plan.groups for name in group) == sorted(NAMES)
 
@@ -167,25 +218,24 @@ def test_exactly_as_many_groups_as_encoders(encoders, method, which):
 @pytest.mark.parametrize("record", PUBLISHED)
 @pytest.mark.parametrize("encoders", range(1, 10))
 def test_exactly_as_many_groups_as_encoders_of_a_record(encoders, record):
-    plan = Recorded(record=record, method="average", encoders=encoders)(anything())
+    plan = planned(Recorded(record=record, method="average", encoders=encoders), anything())
     assert len(plan.groups) == encoders
 
 
 def test_every_strategy_that_counts_encoders_counts_them_right(any_grouping):
     if getattr(any_grouping, "encoders", None) is None:
-        assert len(any_grouping(drawn(0)).groups) in (1, 9)
         return
     for encoders in range(1, 10):
-        assert len(replace(any_grouping, encoders=encoders)(drawn(0)).groups) == encoders
-    replace(any_grouping, encoders=9).check(NAMES)
+        assert len(planned(replace(any_grouping, encoders=encoders), drawn(0)).groups) == encoders
+    replace(any_grouping, encoders=9).check(items_of(NAMES))
     with pytest.raises(InputError, match=r"^grouping.encoders=10: .*only 9 items.*at most 9$"):
-        replace(any_grouping, encoders=10).check(NAMES)
+        replace(any_grouping, encoders=10).check(items_of(NAMES))
 
 
 def test_a_lower_threshold_never_joins_more():
     which, before = drawn(4), 10
     for threshold in np.linspace(0, 1, 21):
-        groups = Linkage(method="average", encoders=None, threshold=threshold)(which).groups
+        groups = planned(up_to(threshold), which).groups
         assert len(groups) <= before
         before = len(groups)
     assert before == 1
@@ -193,22 +243,138 @@ def test_a_lower_threshold_never_joins_more():
 
 @pytest.mark.parametrize("method", ["average", "single", "complete"])
 def test_the_ends_of_the_threshold(method):
-    lowest, highest = (Linkage(method=method, encoders=None, threshold=t) for t in (0.0, 1.0))
+    lowest, highest = (up_to(t, method) for t in (0.0, 1.0))
     for which in (drawn(2), tied(9)):
-        assert len(lowest(which).groups) == 9
-        assert len(highest(which).groups) == 1
+        assert len(planned(lowest, which).groups) == 9
+        assert len(planned(highest, which).groups) == 1
     # Items at distance zero are one even at threshold zero.
     twins = drawn(2).values.copy()
     twins[0] = twins[4]
     twins[:, 0] = twins[:, 4]
     twins[0, 0] = twins[0, 4] = twins[4, 0] = 0
-    assert (NAMES[0], NAMES[4]) in lowest(distances(twins)).groups
+    assert (NAMES[0], NAMES[4]) in planned(lowest, distances(twins)).groups
+
+
+def test_the_ends_and_the_pairs(configured):
+    for name, groups in (("all", 1), ("none", 9), ("pairs", 5), ("random", 5)):
+        plan = planned(configured("grouping", f"grouping={name}"), drawn(0))
+        assert len(plan.groups) == groups
+
+
+@FEW
+@given(seed=st.integers(0, 10_000), limit=st.integers(2, 9))
+@pytest.mark.parametrize("method", ["average", "single", "complete", "ward"])
+def test_a_limit_that_does_not_bind_changes_nothing(method, seed, limit):
+    points = np.random.default_rng(seed).normal(size=(9, 2))  # Ward needs points
+    which = distances(np.linalg.norm(points[:, None] - points, axis=-1))
+    free = planned(Linkage(**FIELDS | {"method": method}), which)
+    same = planned(Linkage(**FIELDS | {"method": method, "largest": 9}), which)
+    assert free == same
+    limited = Linkage(**FIELDS | {"method": method, "largest": limit})
+    assert max(map(len, planned(limited, which).groups)) <= limit
+
+
+def test_groups_that_cannot_be_so_few_are_refused_before_or_while_joining():
+    with pytest.raises(InputError, match=r"^grouping.largest=2: 4 encoders for 9 items need .* 3"):
+        Linkage(**FIELDS | {"encoders": 4, "largest": 2}).check(items_of(NAMES))
+    two_twos = distances(np.ones((4, 4)) - np.eye(4) - 0.5 * np.kron(np.eye(2), [[0, 1], [1, 0]]))
+    twos = Linkage(**FIELDS | {"encoders": 2, "largest": 3})
+    assert planned(twos, two_twos).groups == (NAMES[:2], NAMES[2:4])
+    three_twos = distances(
+        np.ones((6, 6)) - np.eye(6) - 0.5 * np.kron(np.eye(3), [[0, 1], [1, 0]]), NAMES
+    )
+    with pytest.raises(InputError, match=r"^grouping.largest=3: .* 3 groups .* joined to 2"):
+        planned(twos, three_twos)
+
+
+@pytest.mark.parametrize(("share", "groups"), [(1.0, 9), (0.5, 4), (1 / 3, 3), (0.01, 1)])
+def test_as_many_encoders_as_fit_into_the_share_of_storage(share, groups):
+    rule = Linkage(**FIELDS | {"encoders": None, "storage": share})
+    rule.check(items_of(NAMES))
+    assert len(planned(rule, drawn(1)).groups) == groups
+
+
+def test_ward_is_refused_where_there_are_no_points():
+    ward = Linkage(**FIELDS | {"method": "ward"})
+    far = distances(np.array([[0, 1, 9], [1, 0, 1], [9, 1, 0.0]]))
+    with pytest.raises(InputError, match=r"^grouping.method=ward: .*choose average"):
+        planned(replace(ward, encoders=2), far)
+
+
+@FEW
+@given(seed=st.integers(0, 10_000), n=st.integers(2, 7))
+def test_pairs_are_the_best_of_all_matchings(configured, seed, n):
+    which = drawn(seed, n)
+    plan = planned(configured("grouping", "grouping=pairs"), which)
+    sizes = [2] * (n // 2) + [1] * (n % 2)
+    totals = [total(which, groups) for groups in every(which.names, sizes)]
+    assert sorted(map(len, plan.groups), reverse=True) == sizes
+    assert total(which, plan.groups) == pytest.approx(min(totals))
+
+
+def total(which, groups):
+    return sum(sum(losses) for losses in Tried(which).losses(groups))
+
+
+@FEW
+@given(seed=st.integers(0, 10_000), encoders=st.integers(1, 5))
+def test_the_oracle_finds_the_best_of_all_partitions(configured, seed, encoders):
+    which = drawn(seed, 5)
+    oracle = replace(configured("grouping", "grouping=oracle"), encoders=encoders)
+    sizes = [s for s in product(range(1, 6), repeat=encoders) if sum(s) == 5]
+    best = min(
+        total(which, groups)
+        for size in {tuple(sorted(s)) for s in sizes}
+        for groups in every(which.names, size)
+    )
+    assert total(which, planned(oracle, which).groups) == pytest.approx(best)
+    beam = planned(replace(oracle, most=1, beam=100), which)  # so wide that nothing is left out
+    assert total(which, beam.groups) == pytest.approx(best)
+
+
+@pytest.mark.parametrize("name", ["validated", "drift"])
+def test_joining_greedily_never_asks_twice_and_starts_with_the_best_pair(configured, name):
+    which = drawn(5)
+    tried = Tried(which)
+    grouping = configured("grouping", f"grouping={name}")
+    plan = replace(grouping, encoders=8)(which, tried)
+    assert len(tried.asked) == len(set(tried.asked)) == 9 + 36
+    (pair,) = [group for group in plan.groups if len(group) == 2]
+    assert total(which, [pair]) == min(total(which, [p]) for p in combinations(NAMES, 2))
+
+
+def test_greedy_weights_joins_the_likest_task_vectors_whatever_the_distance(configured):
+    which = drawn(6)
+    tried = Tried(which)
+    unlike = distances(drawn(7).values)
+    plan = configured("grouping", "grouping=greedy_weights")(unlike, tried)
+    assert plan.groups == planned(into(5, "complete"), which).groups
+
+
+SIZES = [(1,), (2, 2), (2, 1, 1), (3, 2, 2), (3, 3, 1, 1)]
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_every_partition_of_these_sizes_is_there_once(sizes):
+    names = "abcdefgh"[: sum(sizes)]
+    found = [frozenset(map(frozenset, groups)) for groups in every(names, sizes)]
+    assert len(found) == len(set(found)) == count(sizes)
+    assert all(sizes_of([*groups]) == sizes for groups in found)
+
+
+def test_all_partitions_are_drawn_alike():
+    random = np.random.default_rng(0)
+    seen = Counter(
+        frozenset(map(frozenset, draw("abcde", (2, 2, 1), random))) for _ in range(15_000)
+    )
+    assert len(seen) == count((2, 2, 1)) == 15
+    assert max(seen.values()) - min(seen.values()) < 200  # about six standard deviations
 
 
 def test_two_near_items_are_joined_first():
     values = np.ones((4, 4)) - np.eye(4)
     values[1, 3] = values[3, 1] = 0.1
-    plan = Linkage(method="average", encoders=3, threshold=None)(distances(values, "abcd"))
+    plan = planned(into(3, "average"), distances(values, "abcd"))
     assert plan.groups == (("a",), ("b", "d"), ("c",))
     assert plan.merged_items == ("b", "d")
     assert plan.group_of("d") == ("b", "d")
@@ -235,7 +401,7 @@ def test_similarity_is_one_minus_the_share_of_the_largest_distance():
 )
 def test_linkage_refuses_what_it_cannot_do(wrong):
     with pytest.raises(ValidationError):
-        Linkage(**({"method": "average", "encoders": 5, "threshold": None} | wrong))
+        Linkage(**(FIELDS | wrong))
 
 
 # Records.
@@ -271,16 +437,51 @@ def test_a_written_record_gives_its_plan(content, suffix, tmp_path):
     path = tmp_path / f"record.{suffix}"
     path.write_text(json.dumps(content) if suffix == "json" else yaml.safe_dump(content))
     grouping = expert(path)
-    grouping.check(ABC)
-    plan = grouping(drawn(0, 3, "abc"))
+    grouping.check(items_of(ABC))
+    plan = planned(grouping, drawn(0, 3, "abc"))
     assert plan == Plan((("a", "b"), ("c",)), "two teachers")
 
 
 def test_a_record_may_name_the_items_in_another_order(tmp_path):
     path = tmp_path / "record.json"
     path.write_text(json.dumps(GOOD))
-    plan = expert(path)(drawn(0, 3, "cba"))
+    plan = planned(expert(path), drawn(0, 3, "cba"))
     assert plan.groups == (("c",), ("b", "a"))
+
+
+TABLES = {
+    "plan": "item,group\nb,1\na,1\nc,2\n",
+    "matrix": ",a,b,c\na,1,0.9,0.2\nb,0.9,1,0.3\nc,0.2,0.3,1\n",
+}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_table_gives_its_plan(table, tmp_path):
+    path = tmp_path / "record.csv"
+    path.write_text(TABLES[table])
+    expert(path).check(items_of(ABC))
+    assert planned(expert(path), drawn(0, 3, "abc")).groups == (("a", "b"), ("c",))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "there are no rows"),
+        ("item,group\na,1\nb\n", "row 3 has 1 cells and not an item and its group"),
+        (
+            ",a,b\nb,1,0.5\na,0.5,1\n",
+            "the names in the first column are not those in the first row",
+        ),
+        (",a,b,c\na,1,x,0\nb,x,1,0\nc,0,0,1\n", "similarity.0.1: "),
+        (",a,b,c\na,1,0.1\nb,0.1,1\nc,0,0\n", "must have a row and a column for each of 3 `items`"),
+        ('item,group\n"a,1\n', "this is no JSON, YAML or CSV: "),
+    ],
+)
+def test_a_table_that_is_no_record_is_refused_in_one_line(text, reason, tmp_path):
+    (tmp_path / "record.csv").write_text(text)
+    line = refused(expert(tmp_path / "record.csv"))
+    assert line.startswith(f"{tmp_path / 'record.csv'}: ")
+    assert reason in line
 
 
 REFUSED = {
@@ -314,7 +515,7 @@ REFUSED = {
 
 def refused(grouping, names=ABC):
     with pytest.raises(InputError) as error:
-        grouping.check(names)
+        grouping.check(items_of(names))
     line = str(error.value)
     assert "\n" not in line
     return line
@@ -334,8 +535,8 @@ def test_a_wrong_record_is_refused_in_one_line(case, suffix, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("record.json", b'{"source": "x", "groups": [["a"],}', "this is no JSON or YAML: "),
-        ("record.yaml", b"source: x\ngroups: [[a, b\n", "this is no JSON or YAML: "),
+        ("record.json", b'{"source": "x", "groups": [["a"],}', "this is no JSON, YAML or CSV: "),
+        ("record.yaml", b"source: x\ngroups: [[a, b\n", "this is no JSON, YAML or CSV: "),
         ("record.json", b'{"source": "\xe9"}', "not UTF-8 at byte 12"),
         ("record.yaml", b"", "record: "),
     ],
@@ -355,12 +556,12 @@ def test_a_missing_record_is_refused_with_those_that_are_shipped(tmp_path):
 
 
 def test_the_plan_of_a_run_can_be_given_to_another(any_grouping, tmp_path):
-    plan = any_grouping(drawn(8))
+    plan = planned(any_grouping, drawn(8))
     write_json(tmp_path / "plan.json", plan_content(plan))
     # The number of encoders is for matrices: a written plan is taken as it stands.
     again = Recorded(record=str(tmp_path / "plan.json"), method="single", encoders=2)
-    again.check(NAMES)
-    assert again(drawn(0)) == plan
+    again.check(items_of(NAMES))
+    assert planned(again, drawn(0)) == plan
 
 
 @FEW

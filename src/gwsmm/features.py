@@ -6,13 +6,13 @@ from dataclasses import dataclass as plain_dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from gwsmm.artefact import Member
+from gwsmm.artefact import Member, State
 from gwsmm.encoder import Encoder
 from gwsmm.progress import write_fraction
 from gwsmm.recipe import Trainer
@@ -57,6 +57,17 @@ def check_layer(features: Features, encoder: Encoder) -> None:
         )
 
 
+class Reader(Protocol):
+    """An encoder that is kept somewhere, such as a `Member`'s."""
+
+    @property
+    def digest(self) -> str:
+        """Its identity."""
+
+    def state(self, part: str) -> State:
+        """The tensors of its `trunk` or `pooler`."""
+
+
 @plain_dataclass(frozen=True)
 class Reading:
     """Responses that an encoder reads: an item's own, or those common to all items.
@@ -65,7 +76,7 @@ class Reading:
         member: whose encoder reads them; None: the pretrained encoder, the same for all items.
     """
 
-    member: Member | None
+    member: Reader | None
     texts: tuple[str, ...]
 
     @cached_property

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -209,20 +209,6 @@ class Plan:
     def merged_items(self) -> tuple[str, ...]:
         """The items that share an encoder with another item."""
         return tuple(name for group in self.groups if len(group) > 1 for name in group)
-
-
-class Grouping(Protocol):
-    """A strategy that decides which items share an encoder."""
-
-    def check(self, names: Sequence[str]) -> None:
-        """Refuse, before any work, what can already be seen to fail for these items.
-
-        Raises:
-            InputError: e.g. more encoders than items, or a plan that names an unknown item.
-        """
-
-    def __call__(self, distances: Distances) -> Plan:
-        """Partition the items."""
 
 
 def partition(groups: Iterable[Iterable[str]], names: Sequence[str], source: str) -> Plan:

@@ -22,7 +22,7 @@ from gwsmm.cli.explain import explain, is_users
 from gwsmm.types import InputError
 
 if TYPE_CHECKING:
-    from gwsmm.pipeline import Experiment
+    from gwsmm.experiment import Experiment
     from gwsmm.types import Item
 
 log = logging.getLogger(__name__)
@@ -215,7 +215,7 @@ def rebuild(path: Path) -> "Experiment":
 
 def _check_targets(node: object, where: str) -> None:
     if isinstance(node, dict):
-        target = str(node.get("_target_", "gwsmm.pipeline.Experiment"))
+        target = str(node.get("_target_", "gwsmm.experiment.Experiment"))
         # A class only builds; a function, such as torch.load, does something at once.
         if not (target.startswith(ALLOWED) and isinstance(locate(target), type)):
             raise InputError(

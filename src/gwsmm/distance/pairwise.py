@@ -142,14 +142,13 @@ def load_distances(
     names: Sequence[str],
     made: Artefact,
     distance: Distance[object, object],
-    stability: NDArray[np.float64] | None = None,
 ) -> Distances:
     """The matrix that `Pairwise` wrote for the items of these names."""
     from safetensors.numpy import load_file
 
     tensors = load_file(made.file("distances.safetensors"))
     values = tensors.pop("value")
-    return Distances(tuple(names), values, distance.title, tensors, stability)
+    return Distances(tuple(names), values, distance.title, tensors)
 
 
 class _Prepare:

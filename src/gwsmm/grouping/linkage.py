@@ -1,6 +1,7 @@
 """Hierarchical clustering of the items by their distances."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 from typing import Annotated, Literal
 
 import numpy as np
@@ -8,9 +9,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from gwsmm.types import STRICT, Distances, InputError, Plan, partition
+from gwsmm.grouping.candidates import Candidates
+from gwsmm.types import STRICT, Distances, InputError, Item, Plan, partition
 
-Method = Literal["average", "single", "complete"]
+Method = Literal["average", "single", "complete", "ward"]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -18,10 +20,16 @@ class Linkage:
     """Agglomerative clustering on 1 − similarity, cut at a number of groups or at a height.
 
     Attributes:
-        method: distance between groups; `average` is published.
+        method: distance between groups; `average` is published. `ward` joins what adds least to the
+            squared distances from the groups' centres, and is refused where the items cannot be
+            points of a Euclidean space at these distances.
         encoders: exactly this many groups remain.
-        threshold: groups are merged up to this dissimilarity, in [0, 1] of the largest distance.
-            Exactly one of `encoders` and `threshold` is given.
+        threshold: groups are merged up to this dissimilarity, in [0, 1] of the largest distance;
+            of `ward` it is on its own scale, √2 times larger for pairs of groups of equal weight.
+        storage: as many groups remain as fit into this share of the individual encoders' bytes.
+            Exactly one of `encoders`, `threshold` and `storage` is given.
+        largest: no group is joined beyond so many items, e.g. 2 for pairs, 3 for trios at most;
+            None: no limit.
 
     Source: the merge-plan function of the authors' `gw_distance_AIED.ipynb`; scipy.
     """
@@ -29,35 +37,56 @@ class Linkage:
     method: Method
     encoders: Annotated[int, Field(ge=1)] | None
     threshold: Annotated[float, Field(ge=0, le=1)] | None
+    storage: Annotated[float, Field(gt=0, le=1)] | None
+    largest: Annotated[int, Field(ge=2)] | None
 
     def __post_init__(self) -> None:
-        if (self.encoders is None) == (self.threshold is None):
+        given = [each for each in (self.encoders, self.threshold, self.storage) if each is not None]
+        if len(given) != 1:
             raise ValueError(
-                "give either `encoders` or `threshold` and set the other to null, "
-                f"not encoders={self.encoders} and threshold={self.threshold}"
+                "give one of `encoders`, `threshold` and `storage` and set the others to null, "
+                f"not encoders={self.encoders}, threshold={self.threshold} and "
+                f"storage={self.storage}"
             )
 
-    def check(self, names: Sequence[str]) -> None:
-        """Refuse more encoders than items; see `Grouping`."""
-        check_encoders(self.encoders, names)
+    def check(self, items: Sequence[Item]) -> None:
+        """Refuse more encoders than items, and fewer than groups of the largest size need."""
+        check_encoders(self.encoders, len(items))
+        wanted = self.groups_of(len(items))
+        if wanted and self.largest and wanted * self.largest < len(items):
+            raise InputError(
+                f"grouping.largest={self.largest}: {wanted} encoders for {len(items)} items need "
+                f"groups of {-(-len(items) // wanted)}: give so many, or more encoders"
+            )
 
-    def __call__(self, distances: Distances) -> Plan:
+    def groups_of(self, items: int) -> int | None:
+        """How many groups of so many items remain; None: that hangs on the distances."""
+        if self.storage is not None:
+            return max(1, int(self.storage * items + 1e-9))
+        return self.encoders
+
+    def __call__(self, distances: Distances, candidates: Candidates) -> Plan:
         """Cluster the items by their distances."""
         dissimilarity = 1 - distances.similarity()
         source = f"{self.method} linkage of the {distances.quantity}"
         return cut(dissimilarity, distances.names, self, source)
 
 
-def check_encoders(encoders: int | None, names: Sequence[str]) -> None:
+def into(encoders: int, method: Method) -> Linkage:
+    """The linkage into so many groups of any size."""
+    return Linkage(method=method, encoders=encoders, threshold=None, storage=None, largest=None)
+
+
+def check_encoders(encoders: int | None, items: int) -> None:
     """Refuse more encoders than there are items.
 
     Raises:
         InputError: there are too few items.
     """
-    if encoders is not None and encoders > len(names):
+    if encoders is not None and encoders > items:
         raise InputError(
-            f"grouping.encoders={encoders}: there are only {len(names)} items, and every encoder "
-            f"needs one: give at most {len(names)}"
+            f"grouping.encoders={encoders}: there are only {items} items, and every encoder "
+            f"needs one: give at most {items}"
         )
 
 
@@ -71,20 +100,84 @@ def cut(
         names: of the N items.
         rule: the linkage method, and where the tree is cut.
         source: what the plan says of its origin.
+
+    Raises:
+        InputError: Ward's method is asked for where it is not defined, or groups of the largest
+            size that is allowed cannot be joined to so few.
     """
+    if len(names) == 1:
+        return partition([names], names, source)
+    if rule.method == "ward":
+        _check_euclidean(dissimilarity)
+    groups = (
+        _scipys_groups(dissimilarity, rule)
+        if rule.largest is None
+        else _limited_groups(dissimilarity, rule, rule.largest)
+    )
+    return partition([[names[i] for i in group] for group in groups], names, source)
+
+
+def _check_euclidean(dissimilarity: NDArray[np.float64]) -> None:
+    """Refuse what no points of a Euclidean space have as distances, by classical scaling."""
+    n = len(dissimilarity)
+    centre = np.eye(n) - 1 / n
+    eigenvalues = np.linalg.eigvalsh(-0.5 * centre @ dissimilarity**2 @ centre)
+    if eigenvalues[0] < -1e-9 * max(eigenvalues[-1], 1e-300):
+        raise InputError(
+            "grouping.method=ward: the items cannot be points of a Euclidean space at these "
+            "distances, so Ward's method is not defined; choose average, single or complete"
+        )
+
+
+def _scipys_groups(dissimilarity: NDArray[np.float64], rule: Linkage) -> list[list[int]]:
     from scipy.cluster.hierarchy import cut_tree, fcluster, linkage
     from scipy.spatial.distance import squareform
 
-    if len(names) == 1:
-        return partition([names], names, source)
     tree = linkage(squareform(dissimilarity, checks=False), rule.method)
     if rule.threshold is not None:
         numbers = fcluster(tree, rule.threshold, "distance").tolist()
     else:
         # cut_tree gives exactly this many groups, also where heights are tied; fcluster does not.
-        numbers = cut_tree(tree, n_clusters=[rule.encoders or 1]).ravel().tolist()
-    groups = [
-        [name for name, own in zip(names, numbers, strict=True) if own == number]
-        for number in sorted(set(numbers))
+        wanted = rule.groups_of(len(dissimilarity)) or 1
+        numbers = cut_tree(tree, n_clusters=[wanted]).ravel().tolist()
+    return [
+        [i for i, own in enumerate(numbers) if own == number] for number in sorted(set(numbers))
     ]
-    return partition(groups, names, source)
+
+
+def _limited_groups(
+    dissimilarity: NDArray[np.float64], rule: Linkage, largest: int
+) -> list[list[int]]:
+    """Join the two nearest groups that may be joined, as scipy does where there is no limit."""
+    groups = [[i] for i in range(len(dissimilarity))]
+    wanted = rule.groups_of(len(dissimilarity)) or 1
+    between = _BETWEEN[rule.method]
+    while len(groups) > wanted:
+        pairs = [(a, b) for a, b in combinations(groups, 2) if len(a) + len(b) <= largest]
+        apart = [between(dissimilarity, *pair) for pair in pairs]
+        if rule.threshold is not None and (not pairs or min(apart) > rule.threshold):
+            break
+        if not pairs:
+            raise InputError(
+                f"grouping.largest={largest}: joined from the nearest on, {len(groups)} groups "
+                f"remain that cannot be joined to {wanted}: give more encoders, or a larger limit"
+            )
+        one, other = pairs[int(np.argmin(apart))]
+        groups = [group for group in groups if group not in (one, other)] + [[*one, *other]]
+    return groups
+
+
+def _ward(d: NDArray[np.float64], a: list[int], b: list[int]) -> float:
+    """√(2 |a| |b| / (|a| + |b|)) times the distance of the centres, as scipy has it."""
+    squares = d**2
+    own = [squares[np.ix_(group, group)].mean() / 2 for group in (a, b)]
+    centres = squares[np.ix_(a, b)].mean() - sum(own)
+    return float(np.sqrt(max(0.0, 2 * len(a) * len(b) / (len(a) + len(b)) * centres)))
+
+
+_BETWEEN: Mapping[str, Callable[[NDArray[np.float64], list[int], list[int]], float]] = {
+    "average": lambda d, a, b: float(d[np.ix_(a, b)].mean()),
+    "single": lambda d, a, b: float(d[np.ix_(a, b)].min()),
+    "complete": lambda d, a, b: float(d[np.ix_(a, b)].max()),
+    "ward": _ward,
+}

@@ -1,7 +1,8 @@
 """Plans and similarity matrices that somebody wrote down: people, or a language model."""
 
+import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,8 @@ def read_record(record: str) -> Record:
     """The record of this name or path.
 
     Args:
-        record: the name of a record that the package ships, or the path of a JSON or YAML file.
+        record: the name of a record that the package ships, or the path of a JSON, YAML or CSV
+            file.
 
     Raises:
         InputError: there is no such file, or it is no record.
@@ -68,8 +70,7 @@ def read_record(record: str) -> Record:
     path = shipped.get(record) or Path(record).expanduser()
     try:
         text = path.read_text(encoding="utf-8-sig")
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-        return Record.model_validate(content)
+        return Record.model_validate(_READERS.get(path.suffix, yaml.safe_load)(text))
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(
             f"grouping.record={record}: there is no such file; give the path of a plan, or one of: "
@@ -79,14 +80,50 @@ def read_record(record: str) -> Record:
         raise InputError(
             f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8"
         ) from None
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
+    except (json.JSONDecodeError, yaml.YAMLError, csv.Error) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{path}: this is no JSON or YAML: {reason}") from None
+        raise InputError(f"{path}: this is no JSON, YAML or CSV: {reason}") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "record"
         reason = first["msg"].removeprefix("Value error, ")
         raise InputError(f"{path}: {where}: {reason}") from None
+
+
+def _from_csv(text: str) -> dict[str, object]:
+    """What a table says: an item and its group in each row, or a matrix with names on two sides."""
+    rows = [row for row in csv.reader(text.splitlines(), strict=True) if any(row)]
+    source = {"source": "a table"}
+    if not rows:
+        raise csv.Error("there are no rows")
+    if [cell.strip().lower() for cell in rows[0]] == ["item", "group"]:
+        groups: dict[str, list[str]] = {}
+        for number, row in enumerate(rows[1:], 2):
+            if len(row) != 2:
+                raise csv.Error(f"row {number} has {len(row)} cells and not an item and its group")
+            groups.setdefault(row[1].strip(), []).append(row[0].strip())
+        return source | {"groups": list(groups.values())}
+    names = [cell.strip() for cell in rows[0][1:]]
+    if [row[0].strip() for row in rows[1:]] != names:
+        raise csv.Error(
+            "the names in the first column are not those in the first row, in the same order; a "
+            "plan has the two columns item and group"
+        )
+    return source | {"items": names, "similarity": [_numbers(row[1:]) for row in rows[1:]]}
+
+
+def _numbers(cells: Sequence[str]) -> list[float | str]:
+    """The cells as numbers; what is none stays a text, which the record refuses with its place."""
+    found: list[float | str] = []
+    for cell in cells:
+        try:
+            found.append(float(cell))
+        except ValueError:
+            found.append(cell)
+    return found
+
+
+_READERS: Mapping[str, Callable[[str], object]] = {".json": json.loads, ".csv": _from_csv}
 
 
 def plan_of(record: Record, rule: Linkage, names: Sequence[str]) -> Plan:
@@ -100,7 +137,7 @@ def plan_of(record: Record, rule: Linkage, names: Sequence[str]) -> Plan:
     rows = record.items or []
     # A matrix must name every item once, which is what a partition into single items does.
     partition([[name] for name in rows], names, record.source)
-    check_encoders(rule.encoders, names)
+    check_encoders(rule.encoders, len(names))
     order = [rows.index(name) for name in names]
     similarity = np.array(record.similarity)[np.ix_(order, order)]
     return cut(1 - similarity, names, rule, record.source)

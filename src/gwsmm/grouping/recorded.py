@@ -6,9 +6,10 @@ from typing import Annotated
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from gwsmm.grouping.linkage import Linkage, Method
+from gwsmm.grouping.candidates import Candidates
+from gwsmm.grouping.linkage import Linkage, Method, into
 from gwsmm.grouping.record import plan_of, read_record
-from gwsmm.types import STRICT, Distances, Plan
+from gwsmm.types import STRICT, Distances, Item, Plan
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -16,7 +17,7 @@ class Recorded:
     """The grouping by what somebody thinks of the items, e.g. that two ask for the same practice.
 
     Attributes:
-        record: path of a JSON or YAML record, or the name of a shipped one; see `Record`.
+        record: path of a JSON, YAML or CSV record, or the name of a shipped one; see `Record`.
         method: linkage by which a similarity matrix is clustered; a written plan needs none.
         encoders: groups that remain of a similarity matrix.
 
@@ -27,13 +28,13 @@ class Recorded:
     method: Method
     encoders: Annotated[int, Field(ge=1)]
 
-    def check(self, names: Sequence[str]) -> None:
+    def check(self, items: Sequence[Item]) -> None:
         """Read the record and refuse one that is not about these items; see `Grouping`."""
-        plan_of(read_record(self.record), self._rule(), names)
+        plan_of(read_record(self.record), self._rule(), [item.name for item in items])
 
-    def __call__(self, distances: Distances) -> Plan:
+    def __call__(self, distances: Distances, candidates: Candidates) -> Plan:
         """The recorded plan; the distances are not looked at."""
         return plan_of(read_record(self.record), self._rule(), distances.names)
 
     def _rule(self) -> Linkage:
-        return Linkage(method=self.method, encoders=self.encoders, threshold=None)
+        return into(self.encoders, self.method)

@@ -1,0 +1,169 @@
+"""From members and groups to what scores each item: its own encoder, or what its group shares."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from gwsmm.artefact import Artefact, Coded, Kept, Member, Scorer
+from gwsmm.decision.deciding import Deciding, Undecided
+from gwsmm.experiment import Experiment
+from gwsmm.heads.fitting import HeadFitting, Moved
+from gwsmm.merge.diagnosing import Diagnosing, load_diagnosis
+from gwsmm.merge.learning import LearnedMerge, Learning
+from gwsmm.merge.merging import Group, Merging, group_for
+from gwsmm.private.coding import Coding, Owner, Pretrained
+from gwsmm.private.nothing import Nothing
+from gwsmm.private.pooler import Pooler
+from gwsmm.private.private import Private, PrivateTrunk
+from gwsmm.rounding import Rounding
+from gwsmm.store import Store
+from gwsmm.types import Plan
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assembly:
+    """Merges groups of items, and fits what each of them keeps for itself.
+
+    Attributes:
+        x: the choices.
+        members: of all items, in the order of the item set.
+    """
+
+    x: Experiment
+    members: Sequence[Member]
+
+    @cached_property
+    def individual(self) -> dict[str, Scorer]:
+        """What scores each item before the merge, by name."""
+        alone = [Scorer(*[kept] * 3) for kept in self._own.values()]
+        return dict(zip(self._own, self._decided(self.members, alone), strict=True))
+
+    def merged(self, plan: Plan) -> dict[str, Scorer]:
+        """What scores the items of a plan that do not keep their own encoder, by name."""
+        return {k: v for each in self.each_merged(self._groups(plan)) for k, v in each.items()}
+
+    def each_merged(self, groups: Sequence[Group]) -> list[dict[str, Scorer]]:
+        """What scores the items of each group, by name; an item may stand in several groups."""
+        moved = self.moved(groups)
+        fit = HeadFitting(
+            encoder=self.x.encoder, heads=self.x.heads, trainer=self.x.trainer, seed=self.x.seed
+        )
+        heads = self._store.each(fit, moved, self.x.execute)
+        scorers = [Scorer(m.trunk, m.pooler, head) for m, head in zip(moved, heads, strict=True)]
+        decided = iter(self._decided([each.member for each in moved], scorers))
+        return [{member.item.name: next(decided) for member in each.members} for each in groups]
+
+    def moved(self, groups: Sequence[Group]) -> list[Moved]:
+        """The items of all groups, one group after the other, on their new encoders."""
+        private, shares_pooler = self.x.private, "pooler" in self.x.private.shared_parts
+
+        def on(member: Member, trunk: Kept) -> Moved:
+            return Moved(member, trunk, trunk if shares_pooler else self._own[member.item.name])
+
+        if not isinstance(private, PrivateTrunk):
+            return [on(*each) for each in self._trunks(groups)]
+        owners = self._owners(private, groups)
+        coding = Coding(encoder=self.x.encoder, private=private, trainer=self.x.trainer)
+        codes = self._store.each(coding, owners, self.x.execute)
+        return [
+            on(owner.member, Coded(code, owner.bases, private))
+            for owner, code in zip(owners, codes, strict=True)
+        ]
+
+    def group(self, names: Sequence[str]) -> Group:
+        """The group of the items of these names.
+
+        Raises:
+            InputError: the base of the merge is an item that is no member of the group.
+        """
+        members = [member for member in self.members if member.item.name in names]
+        return group_for(self.x.merge, members, self.members)
+
+    def diagnosed(self, plan: Plan) -> list[dict[str, Any]]:
+        """What is seen of every group before its merge, warnings logged; none if none is merged."""
+        if not self._merges:
+            return []
+        diagnose = Diagnosing(
+            encoder=self.x.encoder,
+            base=self.x.merge.base,
+            private=self._shared,
+            trainer=self.x.trainer,
+        )
+        made = self._store.each(diagnose, self._groups(plan), self.x.execute)
+        found = [load_diagnosis(each) for each in made]
+        for warning in (line for each in found for line in each["warnings"]):
+            log.warning("%s", warning)
+        return found
+
+    @cached_property
+    def _store(self) -> Store:
+        return Store(Path(self.x.store))
+
+    @cached_property
+    def _own(self) -> dict[str, Artefact]:
+        """The items' own models as they are kept."""
+        made = self._rounded([member.made for member in self.members])
+        return dict(zip([member.item.name for member in self.members], made, strict=True))
+
+    @property
+    def _shared(self) -> Private:
+        """What is merged; how an item's own part is coded changes no merge."""
+        return Nothing() if "pooler" in self.x.private.shared_parts else Pooler()
+
+    @property
+    def _merges(self) -> bool:
+        """Not where every item is coded over the pretrained encoder."""
+        private = self.x.private
+        return not isinstance(private, PrivateTrunk) or "merged" in private.bases
+
+    def _groups(self, plan: Plan) -> list[Group]:
+        """The groups of several items; where nothing is merged, all items as one."""
+        if not self._merges:
+            return [Group(tuple(self.members), None)]
+        return [self.group(names) for names in plan.groups if len(names) > 1]
+
+    def _rounded(self, made: Sequence[Artefact]) -> Sequence[Artefact]:
+        """These encoders in the number type in which they are kept."""
+        if self.x.numbers == "float32":  # as they are
+            return made
+        return self._store.each(Rounding(numbers=self.x.numbers), made, self.x.execute)
+
+    def _decided(self, members: Sequence[Member], scorers: Sequence[Scorer]) -> list[Scorer]:
+        """These scorers, each with the rule that was fitted to it, if one is."""
+        if not self.x.decision.fitted:
+            return list(scorers)
+        pairs = zip(members, scorers, strict=True)
+        undecided = [Undecided(member.item, scorer) for member, scorer in pairs]
+        decide = Deciding(encoder=self.x.encoder, decision=self.x.decision, trainer=self.x.trainer)
+        rules = self._store.each(decide, undecided, self.x.execute)
+        return [replace(each, decision=rule) for each, rule in zip(scorers, rules, strict=True)]
+
+    def _owners(self, private: PrivateTrunk, groups: Sequence[Group]) -> list[Owner]:
+        """The items that keep a part of an encoder, each with what it stands on."""
+        pretrained: list[Artefact] = []
+        if "pretrained" in private.bases:
+            stage = Pretrained(encoder=self.x.encoder)
+            pretrained += self._rounded(self._store.each(stage, [None], self.x.execute))
+        if not self._merges:
+            return [Owner(member, tuple(pretrained)) for each in groups for member in each.members]
+        return [Owner(member, (*pretrained, merged)) for member, merged in self._trunks(groups)]
+
+    def _trunks(self, groups: Sequence[Group]) -> list[tuple[Member, Artefact]]:
+        """Every item with what its group was merged to."""
+        x = self.x
+        merge: Merging | Learning = (
+            Learning(encoder=x.encoder, merge=x.merge, private=self._shared, trainer=x.trainer)
+            if isinstance(x.merge, LearnedMerge)
+            else Merging(encoder=x.encoder, merge=x.merge, private=self._shared)
+        )
+        made = self._rounded(self._store.each(merge, groups, x.execute))
+        return [
+            (member, trunk)
+            for group, trunk in zip(groups, made, strict=True)
+            for member in group.members
+        ]

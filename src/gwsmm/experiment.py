@@ -1,0 +1,72 @@
+"""One choice of everything: the root of the configuration."""
+
+from dataclasses import dataclass
+from typing import Protocol, get_args
+
+from gwsmm.decision.rule import Decision
+from gwsmm.distance.pairwise import Distance
+from gwsmm.distance.stability import Stability
+from gwsmm.encoder import Encoder
+from gwsmm.execute import Execute
+from gwsmm.features import Features
+from gwsmm.grouping.candidates import Grouping
+from gwsmm.heads.fitting import Heads
+from gwsmm.items.split import Split
+from gwsmm.merge.learning import LearnedMerge
+from gwsmm.merge.merging import Merge
+from gwsmm.private.private import Private
+from gwsmm.recipe import Finetune, Trainer
+from gwsmm.rounding import Numbers
+from gwsmm.tracking import Tracker
+from gwsmm.types import InputError, Item
+
+
+class ItemSource(Protocol):
+    """Where items come from."""
+
+    def __call__(self, split: Split) -> tuple[Item, ...]:
+        """The items, each split into training, validation and test responses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One choice of everything; the root of the configuration.
+
+    Attributes:
+        name: part of the run's folder name.
+        seed: of everything that draws; strategies that draw take it from the configuration.
+        store: folder of finished results, shared by all runs.
+        numbers: in which every encoder is kept and scored, those of one item too; what is compared
+            and merged is not rounded before.
+    """
+
+    name: str
+    seed: int
+    store: str
+    numbers: Numbers
+    encoder: Encoder
+    items: ItemSource
+    split: Split
+    finetune: Finetune
+    features: Features
+    distance: Distance[object, object]
+    stability: Stability
+    grouping: Grouping
+    merge: Merge | LearnedMerge
+    private: Private
+    heads: Heads
+    decision: Decision
+    trainer: Trainer
+    execute: Execute
+    tracker: Tracker
+
+    def __post_init__(self) -> None:
+        for name, value in (("name", self.name), ("store", self.store)):
+            if not isinstance(value, str):
+                raise InputError(f"{name}={value!r}: give a text")
+        if self.numbers not in get_args(Numbers):
+            raise InputError(
+                f"numbers={self.numbers!r}: give one of {', '.join(get_args(Numbers))}"
+            )
+        if type(self.seed) is not int or not 0 <= self.seed < 2**32:
+            raise InputError(f"seed={self.seed!r}: give a whole number from 0 to 2**32 - 1")

@@ -1,0 +1,134 @@
+"""Trying groups before there is a plan: merged as the plan's would be, and never seen by a test."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gwsmm.artefact import Kept, Scorer, State, load_state
+from gwsmm.assembly import Assembly
+from gwsmm.comparing import clouds, matrix
+from gwsmm.distance.cka import Cka
+from gwsmm.distance.drifting import Drifted, Drifting, load_drift
+from gwsmm.distance.pairwise import Distance
+from gwsmm.distance.subjects import WeightsOf
+from gwsmm.distance.task_vector_cosine import TaskVectorCosine
+from gwsmm.evaluate import Evaluation, Tested, load_predictions
+from gwsmm.features import Reading, own_readings, own_responses
+from gwsmm.grouping.candidates import Group, Signal
+from gwsmm.heads.fitting import Moved
+from gwsmm.store import Store
+from gwsmm.types import InputError, Item
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What `Candidates` asks for, computed through the store by the stages of the pipeline."""
+
+    assembly: Assembly
+
+    @property
+    def items(self) -> list[Item]:
+        """All items, without their test responses."""
+        return [member.item for member in self.assembly.members]
+
+    def losses(self, groups: Sequence[Group]) -> list[tuple[float, ...]]:
+        """The validation loss of every item of each group; see `Candidates`."""
+        x, members = self.assembly.x, {each.item.name: each for each in self.assembly.members}
+        tested = [
+            Tested(replace(item, test=item.validation), scorer)  # what an evaluation looks at
+            for name, scorer in self._scorers(groups)
+            for item in [members[name].item]
+        ]
+        evaluate = Evaluation(encoder=x.encoder, trainer=x.trainer)
+        made = Store(Path(x.store)).each(evaluate, tested, x.execute)
+        losses = [
+            _cross_entropy(
+                members[each.item.name].item.validation.labels, load_predictions(by).probabilities
+            )
+            for each, by in zip(tested, made, strict=True)
+        ]
+        return _regrouped(groups, losses)
+
+    def drifts(self, groups: Sequence[Group], signal: Signal) -> list[tuple[float, ...]]:
+        """How far the cloud of every item of each group moves; see `Candidates`."""
+        x, members = self.assembly.x, self.assembly.members
+        distance = self._distance(signal)
+        own = dict(
+            zip(
+                [member.item.name for member in members],
+                clouds(x, own_readings(x.features, members), members),
+                strict=True,
+            )
+        )
+        several = [group for group in groups if len(group) > 1]
+        moved = self.assembly.moved([self.assembly.group(group) for group in several])
+        readings = [
+            Reading(_Merged.of(each), own_responses(x.features, each.member).texts)
+            for each in moved
+        ]
+        after = clouds(x, readings, [each.member for each in moved])
+        pairs = [Drifted(own[each.name], each) for each in after]
+        made = Store(Path(x.store)).each(Drifting(distance=distance), pairs, x.execute)
+        found = iter([load_drift(each) for each in made])
+        flat = [next(found) if len(group) > 1 else 0.0 for group in groups for _ in group]
+        return _regrouped(groups, flat)
+
+    def cosines(self) -> NDArray[np.float64]:
+        """One minus the cosine of every two task vectors; see `Candidates`."""
+        x, members = self.assembly.x, self.assembly.members
+        subjects = [WeightsOf(member, x.encoder) for member in members]
+        return matrix(x, TaskVectorCosine(sketch=None, seed=0), members, subjects).values
+
+    def _distance(self, signal: Signal) -> Distance[object, object]:
+        if signal == "cka":
+            return Cka(debiased=True)  # type: ignore[return-value]
+        distance = self.assembly.x.distance
+        if distance.compares != "clouds":
+            raise InputError(
+                f"grouping.signal={signal}: {distance.title} does not compare clouds of an item's "
+                "own responses; choose such a distance, e.g. distance=gw_exact, or "
+                "grouping.signal=cka"
+            )
+        return distance
+
+    def _scorers(self, groups: Sequence[Group]) -> Iterator[tuple[str, Scorer]]:
+        """Every item of every group with what scores it there."""
+        several = [self.assembly.group(group) for group in groups if len(group) > 1]
+        merged = iter(self.assembly.each_merged(several))
+        for group in groups:
+            by = next(merged) if len(group) > 1 else self.assembly.individual
+            yield from ((name, by[name]) for name in group)
+
+
+@dataclass(frozen=True)
+class _Merged:
+    """The encoder that an item has after a merge, as something that reads."""
+
+    trunk: Kept
+    pooler: Kept
+
+    @classmethod
+    def of(cls, moved: Moved) -> "_Merged":
+        return cls(moved.trunk, moved.pooler)
+
+    @property
+    def digest(self) -> str:
+        return f"{self.trunk.digest} {self.pooler.digest}"
+
+    def state(self, part: str) -> State:
+        return load_state(self.trunk if part == "trunk" else self.pooler, part)
+
+
+def _cross_entropy(truth: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> float:
+    """Binary, mean over responses and labels; a certain mistake costs as one of 1e-7."""
+    likely = np.clip(np.where(truth == 1, probabilities, 1 - probabilities), 1e-7, 1)
+    return float(-np.log(likely.astype(np.float64)).mean())
+
+
+def _regrouped(groups: Sequence[Group], flat: Iterable[float]) -> list[tuple[float, ...]]:
+    """One value for each item of each group, group by group."""
+    values = iter(flat)
+    return [tuple(next(values) for _ in group) for group in groups]
