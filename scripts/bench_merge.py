@@ -8,7 +8,7 @@ chosen is chosen on validation responses; test scores are only reported.
 import argparse
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import mean, median, stdev
@@ -20,7 +20,7 @@ from bench_parts import BENCH, CONF, ROOT, Row, alone, carry_out, configured
 from bench_peers import scoring
 from scipy.stats import t as student
 
-from gwsmm.evaluate import Evaluation, Tested, load_scores
+from gwsmm.evaluate import Evaluation, Tested, load_scores, validated
 from gwsmm.experiment import Experiment
 from gwsmm.merge.learning import LearnedMerge, Learning
 from gwsmm.merge.merging import Merging, group_for
@@ -41,6 +41,7 @@ PARTS = ("scores", "costs", "scoring", "mergekit")
 FROZEN = "frozen"
 PUBLISHED = "published merge, heads and pooler"
 NEAR = "heads=l2_sp"
+OWN = "heads=keep"
 SHARED = "private=nothing"
 PRETRAINED = "private.base=pretrained"
 FINE = {  # so near to the item's own encoder that its own head stays
@@ -49,12 +50,12 @@ FINE = {  # so near to the item's own encoder that its own head stays
             "private=svd",
             f"private.rank={rank}",
             f"private.bits={bits}",
-            "heads=keep",
+            OWN,
         ]
         for rank, bits in ((64, 8), (80, 6), (96, 5), (120, 4))
     },
-    "svd, validated, 8 bits": ["private=svd_validated", "private.bits=8", "heads=keep"],
-    "3 bits": ["private=int", "private.bits=3", "heads=keep"],
+    "svd, validated, 8 bits": ["private=svd_validated", "private.bits=8", OWN],
+    "3 bits": ["private=int", "private.bits=3", OWN],
 }
 COARSE = {
     **{
@@ -66,7 +67,7 @@ COARSE = {
 }
 CODECS = FINE | COARSE
 SMALL = "svd, rank 16, 8 bits"  # where the trunk is near, little is left to code
-LORA = ["finetune=lora", "private=svd", "private.rank=8", "private.base=pretrained", "heads=keep"]
+LORA = ["finetune=lora", "private=svd", "private.rank=8", "private.base=pretrained", OWN]
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def settings(asked: argparse.Namespace) -> list[Setting]:
         "… and private poolers": ["merge=ties", "heads=refit"],
     }
     if "distill" in merges:
-        steps["… by distillation, l2_sp heads"] = ["merge=distill", NEAR]
+        steps["… by distillation, own heads"] = ["merge=distill", OWN]
     found += [
         Setting("step", "5 trunks", name, (*PLANS["5 trunks"], *of)) for name, of in steps.items()
     ]
@@ -147,8 +148,8 @@ def settings(asked: argparse.Namespace) -> list[Setting]:
         for merge in merges
         if merge != FROZEN
     ]
-    found += [  # nearly the features that the items' own heads were trained on
-        Setting("merge", plan, "distill, l2_sp heads", (*PLANS[plan], "merge=distill", NEAR))
+    found += [  # which learns the features that the items' own heads were trained on
+        Setting("merge", plan, "distill, own heads", (*PLANS[plan], "merge=distill", OWN))
         for plan in plans
         if "distill" in merges
     ]
@@ -204,9 +205,7 @@ def measured(x: Experiment, done: Run) -> Row:
         "saving": storage["factor"],
         "passes": storage["passes_after"],
     }
-    held = [  # the evaluation reads the test part: here it is given the validation responses
-        Tested(replace(each.item, test=each.item.validation), each.after) for each in done.outcomes
-    ]
+    held = [Tested(validated(each.item), each.after) for each in done.outcomes]
     evaluate = Evaluation(encoder=x.encoder, trainer=x.trainer)
     made = Store(Path(x.store)).each(evaluate, held, x.execute)
     row["validation_micro_f1"] = overall([load_scores(each)["model"] for each in made]).micro_f1

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -111,6 +111,17 @@ def deviation(
         scored: makes probabilities [n, L] of n texts.
     """
     return float(np.abs(scored(item.test.texts) - recorded.probabilities).max())
+
+
+def validated(item: Item) -> Item:
+    """The item with its validation responses to evaluate, and its test responses out of sight."""
+    return replace(item, test=item.validation)
+
+
+def cross_entropy(item: Item, said: Predictions) -> float:
+    """Of what was evaluated, mean over responses and labels; a sure mistake counts as p = 1e-7."""
+    p, truth = said.probabilities.astype(np.float64), item.test.labels
+    return float(-np.log(np.clip(np.where(truth == 1, p, 1 - p), 1e-7, 1)).mean())
 
 
 def load_scores(made: Artefact) -> dict[str, Scores]:

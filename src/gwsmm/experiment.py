@@ -7,6 +7,7 @@ from gwsmm.decision.rule import Decision
 from gwsmm.distance.pairwise import Distance
 from gwsmm.distance.stability import Stability
 from gwsmm.encoder import Encoder
+from gwsmm.evidence.control import Control
 from gwsmm.execute import Execute
 from gwsmm.features import Features
 from gwsmm.grouping.candidates import Grouping
@@ -56,6 +57,7 @@ class Experiment:
     private: Private
     heads: Heads
     decision: Decision
+    evidence: Control
     trainer: Trainer
     execute: Execute
     tracker: Tracker

@@ -17,7 +17,7 @@ from gwsmm.merge.merging import check_base
 from gwsmm.recipe import check_frozen
 from gwsmm.results import Run, outcome, results
 from gwsmm.store import Store
-from gwsmm.trial import Trial
+from gwsmm.trial import Trial, attempts
 from gwsmm.types import InputError, Item
 
 
@@ -31,7 +31,8 @@ def run(x: Experiment, items: Sequence[Item]) -> Run:
     members = trained(x, items)
     distances = measured(x, members)
     assembly = Assembly(x=x, members=members)
-    plan = x.grouping(distances, Trial(assembly=assembly))
+    trial = Trial(assembly=assembly)
+    plan = x.grouping(distances, trial)
     diagnoses = assembly.diagnosed(plan)
     before = assembly.individual
     after = before | assembly.merged(plan)
@@ -47,7 +48,9 @@ def run(x: Experiment, items: Sequence[Item]) -> Run:
     ]
     about = {"name": x.name, "seed": x.seed, "encoder": {"model": x.encoder.model}}
     content = results(outcomes, plan, distances, about)
-    return Run(outcomes, members, distances, plan, diagnoses, content)
+    controls = x.evidence(plan, [item.name for item in items])
+    tried = attempts(trial, controls.groups, items)
+    return Run(outcomes, members, distances, plan, diagnoses, controls, tried, content)
 
 
 def prepare(x: Experiment) -> tuple[Item, ...]:

@@ -21,6 +21,7 @@ from gwsmm.evaluate import (
     load_scores,
     majority,
 )
+from gwsmm.evidence.control import Attempt, Controls
 from gwsmm.items.ordinal import decode
 from gwsmm.metrics import Calibration, Scores, overall
 from gwsmm.types import Distances, Item, Plan
@@ -87,6 +88,8 @@ class Run:
         distances: between them.
         plan: that was carried out.
         diagnoses: of its groups before they were merged; see `Diagnosis`.
+        controls: other groups and plans that it is held against.
+        attempts: what became of the items of these groups; empty without controls.
         results: the content of `results.json`.
     """
 
@@ -95,6 +98,8 @@ class Run:
     distances: Distances
     plan: Plan
     diagnoses: Sequence[Mapping[str, Any]]
+    controls: Controls
+    attempts: Sequence[Attempt]
     results: Mapping[str, Any]
 
 
@@ -180,6 +185,36 @@ def predictions_frame(outcomes: Sequence[Outcome]) -> "pd.DataFrame":
             frame = pd.DataFrame(columns)
             frames.append(frame.astype({"score_truth": "Int64", "score_decision": "Int64"}))
     return pd.concat(frames, ignore_index=True)
+
+
+def controls_content(controls: Controls) -> dict[str, object]:
+    """The content of `controls.json`: what `attempts.parquet` numbers, and the plans made of it."""
+    number = {group: at for at, group in enumerate(controls.groups)}
+    return {
+        "groups": [list(group) for group in controls.groups],
+        "plans": [[number[g] for g in plan if len(g) > 1] for plan in controls.plans],
+        "all_plans": controls.all_plans,
+    }
+
+
+def attempts_frame(controls: Controls, attempts: Sequence[Attempt]) -> "pd.DataFrame":
+    """One row per group that was tried, item of it and split; group −1 for the item's own model."""
+    import pandas as pd
+
+    number = {group: at for at, group in enumerate(controls.groups)}
+    rows = [
+        {
+            "group": number.get(each.group, -1),
+            "item": each.item,
+            "split": each.split,
+            **each.scores.as_dict(),
+            "loss": each.loss,
+            "drift": each.drift,
+            "drift_cka": each.drift_cka,
+        }
+        for each in attempts
+    ]
+    return pd.DataFrame(rows)
 
 
 def _overall(scores: Sequence[Mapping[str, Scores]]) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """Trying groups before there is a plan: merged as the plan's would be, and never seen by a test."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,19 @@ from gwsmm.distance.drifting import Drifted, Drifting, load_drift
 from gwsmm.distance.pairwise import Distance
 from gwsmm.distance.subjects import WeightsOf
 from gwsmm.distance.task_vector_cosine import TaskVectorCosine
-from gwsmm.evaluate import Evaluation, Tested, load_predictions
+from gwsmm.evaluate import (
+    Evaluation,
+    Tested,
+    cross_entropy,
+    load_predictions,
+    load_scores,
+    validated,
+)
+from gwsmm.evidence.control import Attempt
 from gwsmm.features import Reading, own_readings, own_responses
 from gwsmm.grouping.candidates import Group, Signal
 from gwsmm.heads.fitting import Moved
+from gwsmm.metrics import Scores
 from gwsmm.store import Store
 from gwsmm.types import InputError, Item
 
@@ -36,21 +45,24 @@ class Trial:
 
     def losses(self, groups: Sequence[Group]) -> list[tuple[float, ...]]:
         """The validation loss of every item of each group; see `Candidates`."""
-        x, members = self.assembly.x, {each.item.name: each for each in self.assembly.members}
-        tested = [
-            Tested(replace(item, test=item.validation), scorer)  # what an evaluation looks at
-            for name, scorer in self._scorers(groups)
-            for item in [members[name].item]
-        ]
+        found = self.scored(groups, [validated(item) for item in self.items])
+        return _regrouped(groups, [each.loss for each in found])
+
+    def scored(self, groups: Sequence[Group], items: Sequence[Item]) -> list["Tried"]:
+        """What becomes of every item of each group, group by group.
+
+        Args:
+            groups: to merge; a group of one is the item's own model.
+            items: with the responses to score as their test responses.
+        """
+        x, by_name = self.assembly.x, {item.name: item for item in items}
+        tested = [Tested(by_name[name], scorer) for name, scorer in self._scorers(groups)]
         evaluate = Evaluation(encoder=x.encoder, trainer=x.trainer)
         made = Store(Path(x.store)).each(evaluate, tested, x.execute)
-        losses = [
-            _cross_entropy(
-                members[each.item.name].item.validation.labels, load_predictions(by).probabilities
-            )
+        return [
+            Tried(load_scores(by)["model"], cross_entropy(each.item, load_predictions(by)))
             for each, by in zip(tested, made, strict=True)
         ]
-        return _regrouped(groups, losses)
 
     def drifts(self, groups: Sequence[Group], signal: Signal) -> list[tuple[float, ...]]:
         """How far the cloud of every item of each group moves; see `Candidates`."""
@@ -104,6 +116,14 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class Tried:
+    """How an item of a group is scored, and its binary cross-entropy."""
+
+    scores: Scores
+    loss: float
+
+
+@dataclass(frozen=True)
 class _Merged:
     """The encoder that an item has after a merge, as something that reads."""
 
@@ -122,13 +142,41 @@ class _Merged:
         return load_state(self.trunk if part == "trunk" else self.pooler, part)
 
 
-def _cross_entropy(truth: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> float:
-    """Binary, mean over responses and labels; a certain mistake costs as one of 1e-7."""
-    likely = np.clip(np.where(truth == 1, probabilities, 1 - probabilities), 1e-7, 1)
-    return float(-np.log(likely.astype(np.float64)).mean())
-
-
 def _regrouped(groups: Sequence[Group], flat: Iterable[float]) -> list[tuple[float, ...]]:
     """One value for each item of each group, group by group."""
     values = iter(flat)
     return [tuple(next(values) for _ in group) for group in groups]
+
+
+def attempts(trial: Trial, groups: Sequence[Group], items: Sequence[Item]) -> list[Attempt]:
+    """Merge and score all these groups, and every item alone; nothing without groups.
+
+    Args:
+        trial: merges.
+        groups: of two items or more.
+        items: with their test responses, which nothing here chooses by.
+    """
+    if not groups:
+        return []
+    every = [*groups, *((item.name,) for item in items)]
+    cka = [value for of in trial.drifts(every, "cka") for value in of]
+    by_distance: Sequence[float | None] = [None] * len(cka)
+    if trial.assembly.x.distance.compares == "clouds":
+        by_distance = [value for of in trial.drifts(every, "distance") for value in of]
+    names = [(group, name) for group in every for name in group]
+    splits = {"validation": [validated(item) for item in items], "test": items}
+    return [
+        Attempt(
+            group=group,
+            item=name,
+            split=split,
+            scores=tried.scores,
+            loss=tried.loss,
+            drift=drift,
+            drift_cka=drift_cka,
+        )
+        for split, of in splits.items()
+        for (group, name), tried, drift, drift_cka in zip(
+            names, trial.scored(every, of), by_distance, cka, strict=True
+        )
+    ]

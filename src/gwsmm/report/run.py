@@ -11,7 +11,15 @@ from rich.table import Table
 
 from gwsmm.report.figures import write_bars, write_heat_map
 from gwsmm.report.tables import Results, cell, comparison, items, markdown, write_tables
-from gwsmm.results import Run, pairs_frame, plan_content, predictions_frame, write_json
+from gwsmm.results import (
+    Run,
+    attempts_frame,
+    controls_content,
+    pairs_frame,
+    plan_content,
+    predictions_frame,
+    write_json,
+)
 
 SYNTHETIC = "The responses of these items are synthetic: generated, not written by students."
 
@@ -30,6 +38,11 @@ def write_run(folder: Path, run: Run) -> dict[str, pd.DataFrame]:
         file.write("\n" + markdown(tables["items"]) + "\n")
     write_json(folder / "plan.json", plan_content(run.plan))
     write_json(folder / "diagnosis.json", run.diagnoses)
+    if run.attempts:
+        write_json(folder / "controls.json", controls_content(run.controls))
+        attempts_frame(run.controls, run.attempts).to_parquet(
+            folder / "attempts.parquet", index=False
+        )
     predictions_frame(run.outcomes).to_parquet(folder / "predictions.parquet", index=False)
     write_json(folder / "results.json", results)
     return tables
