@@ -1,0 +1,254 @@
+"""Intervals, tests and controls: against other implementations, and by what they must satisfy."""
+
+from itertools import combinations, permutations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn.metrics import cohen_kappa_score
+
+from gwsmm.evidence.association import Association, spearman, without_items
+from gwsmm.evidence.bootstrap import Bootstrap, difference, ratio
+from gwsmm.evidence.control import Control
+from gwsmm.evidence.counting import MEASUREMENT, METRICS, ORDINAL, by_label
+from gwsmm.evidence.testing import holm, keeps, paired_t, wilcoxon
+from gwsmm.items.ordinal import encode
+from gwsmm.metrics import score
+from gwsmm.types import partition
+
+NEAR = 1e-9
+BOOTSTRAP = Bootstrap(repeats=500, level=0.95, seed=0)
+ASSOCIATION = Association(draws=2000, level=0.95, seed=0)
+FEW = settings(max_examples=25, deadline=None, derandomize=True)
+
+
+def rated(seed, n=60, labels=4, right=0.8):
+    random = np.random.default_rng(seed)
+    truth = (random.random((n, labels)) < 0.4).astype(np.uint8)
+    wrong = random.random((n, labels)) > right
+    return truth, np.where(wrong, 1 - truth, truth).astype(np.uint8)
+
+
+@FEW
+@given(seed=st.integers(0, 10_000), labels=st.integers(1, 6), n=st.integers(2, 50))
+def test_metrics_as_sums_are_those_of_the_evaluation(seed, labels, n):
+    truth, said = rated(seed, n, labels)
+    wanted = score(truth, said).as_dict()
+    for name, metric in METRICS.items():
+        assert metric.of(truth, said) == pytest.approx(wanted[name], abs=1e-6)  # torchmetrics: fp32
+
+
+@FEW
+@given(seed=st.integers(0, 10_000), most=st.integers(1, 5))
+def test_kappas_are_those_of_scikit_learn(seed, most):
+    random = np.random.default_rng(seed)
+    rated, said = random.integers(0, most + 1, size=(2, 80))
+    rated[:2], said[:2] = [0, most], [most, 0]  # every side varies
+    for name, weights in (("qwk", "quadratic"), ("kappa", None)):
+        found = ORDINAL[name].of(encode(rated, most), encode(said, most))
+        wanted = cohen_kappa_score(rated, said, weights=weights, labels=range(most + 1))
+        assert found == pytest.approx(wanted, abs=NEAR)
+
+
+def test_kappa_and_prevalence_by_label():
+    truth, said = rated(1)
+    found = by_label(truth, said)
+    for i in range(truth.shape[1]):
+        wanted = cohen_kappa_score(truth[:, i], said[:, i])
+        assert found["kappa"][i] == pytest.approx(wanted, abs=NEAR)
+    assert found["prevalence"] == pytest.approx(truth.mean(0))
+    mean = MEASUREMENT["label_kappa"].of(truth, said)
+    assert mean == pytest.approx(found["kappa"].mean(), abs=NEAR)
+    truth[:, 0], said[:, 0] = 0, 0  # a label that nobody gives has no kappa
+    found = by_label(truth, said)
+    assert np.isnan(found["kappa"][0])
+    mean = MEASUREMENT["label_kappa"].of(truth, said)
+    assert mean == pytest.approx(found["kappa"][1:].mean(), abs=NEAR)
+
+
+def test_the_standardised_difference_of_scores():
+    random = np.random.default_rng(3)
+    rated, said = random.integers(0, 4, size=(2, 200))
+    found = MEASUREMENT["smd"].of(encode(rated, 3), encode(said, 3))
+    spread = np.sqrt((rated.var() + said.var()) / 2)
+    assert found == pytest.approx((said.mean() - rated.mean()) / spread, abs=NEAR)
+    assert MEASUREMENT["smd"].of(encode(rated, 3), encode(rated, 3)) == 0
+
+
+# Tests over items.
+
+
+@FEW
+@given(seed=st.integers(0, 10_000), n=st.integers(5, 40))
+def test_the_tests_are_scipys_and_know_the_trivial_cases(seed, n):
+    one, other = np.random.default_rng(seed).normal(size=(2, n))
+    assert paired_t(one, other) == pytest.approx(stats.ttest_rel(one, other).pvalue, abs=NEAR)
+    assert wilcoxon(one, other) == pytest.approx(stats.wilcoxon(one, other).pvalue, abs=NEAR)
+    kept = stats.ttest_1samp(other - 0.99 * one, 0, alternative="greater").pvalue
+    assert keeps(one, other, 0.99) == pytest.approx(kept, abs=NEAR)
+    assert paired_t(one, one) == wilcoxon(one, one) == 1
+    assert paired_t(one, one + 1) == 0
+    assert keeps(np.ones(n), np.ones(n), 0.99) == 0
+    assert keeps(np.ones(n), np.full(n, 0.98), 0.99) == 1
+
+
+def test_holm_as_worked_out_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == [1, 1]
+    with_gap = holm([0.01, float("nan"), 0.02])
+    assert with_gap[0] == pytest.approx(0.02)
+    assert np.isnan(with_gap[1])
+    assert holm([]) == []
+
+
+def test_holm_is_that_of_statsmodels():
+    multitest = pytest.importorskip("statsmodels.stats.multitest")
+    p = np.random.default_rng(0).random(20) ** 3
+    np.testing.assert_allclose(holm(p), multitest.multipletests(p, method="holm")[1], atol=NEAR)
+
+
+# Intervals.
+
+
+def test_an_interval_over_responses_agrees_with_scipys_bootstrap():
+    truth, said = rated(5, n=300)
+    accuracy = METRICS["label_accuracy"]
+    found = BOOTSTRAP.over_responses(accuracy, truth, [said], lambda m: m[..., 0])
+    right = (truth == said).mean(axis=1)
+    wanted = stats.bootstrap((right,), np.mean, rng=1, method="percentile").confidence_interval
+    assert found.value == pytest.approx(right.mean())
+    assert found.low == pytest.approx(wanted.low, abs=0.004)
+    assert found.high == pytest.approx(wanted.high, abs=0.004)
+
+
+def test_models_that_say_the_same_do_not_differ():
+    truth, said = rated(6)
+    found = BOOTSTRAP.over_responses(METRICS["micro_f1"], truth, [said, said], difference)
+    assert (found.value, found.low, found.high) == (0, 0, 0)
+    values = np.repeat(np.random.default_rng(0).random((9, 1)), 2, axis=1)
+    kept = BOOTSTRAP.over_items(values, np.arange(1.0, 10), ratio)
+    assert (kept.value, kept.low, kept.high) == pytest.approx((1, 1, 1))
+
+
+def test_an_interval_over_items_is_about_students():
+    values = np.random.default_rng(2).normal(size=(12, 1))
+    found = Bootstrap(repeats=20_000, level=0.95, seed=1).over_items(
+        values, np.ones(12), lambda m: m[..., 0]
+    )
+    wanted = stats.ttest_1samp(values[:, 0], 0).confidence_interval()
+    assert found.low == pytest.approx(wanted.low, abs=0.12)
+    assert found.high == pytest.approx(wanted.high, abs=0.12)
+
+
+def test_of_two_items_there_is_no_interval():
+    found = BOOTSTRAP.over_items(np.ones((2, 1)), np.ones(2), lambda m: m[..., 0])
+    assert found.value == 1
+    assert np.isnan([found.low, found.high]).all()
+
+
+def test_the_same_seed_gives_the_same_interval_and_more_confidence_a_wider_one():
+    truth, said = rated(7)
+    metric = METRICS["macro_f1"]
+
+    def at(level):
+        made = Bootstrap(repeats=500, level=level, seed=0)
+        return made.over_responses(metric, truth, [said], lambda m: m[..., 0])
+
+    assert at(0.9) == at(0.9)
+    assert at(0.99).low < at(0.9).low < at(0.9).high < at(0.99).high
+
+
+# Whether distances predict.
+
+
+def symmetric(seed, n=7):
+    values = np.random.default_rng(seed).random((n, n))
+    return np.triu(values, 1) + np.triu(values, 1).T
+
+
+def test_the_rank_correlation_is_scipys_of_the_pairs():
+    one, other = symmetric(0), symmetric(1)
+    above = np.triu_indices(7, 1)
+    assert spearman(one, other) == pytest.approx(stats.spearmanr(one[above], other[above])[0])
+    assert spearman(one, one**3) == pytest.approx(1)
+    assert np.isnan(spearman(one, np.ones((7, 7))))
+
+
+def test_the_permutation_test_counts_permutations_of_items():
+    one, other = symmetric(0, 5), symmetric(1, 5)
+    found = ASSOCIATION.test(one, other)
+    observed = abs(spearman(one, other))
+    extreme = [
+        abs(spearman(one[np.ix_(order, order)], other)) >= observed - 1e-12
+        for order in permutations(range(5))
+    ]
+    assert found == pytest.approx(np.mean(extreme))
+    assert ASSOCIATION.test(one, one) <= 2 / 120
+    drawn = Association(draws=100, level=0.95, seed=0).test(one, one)
+    assert 1 / 101 <= drawn < 0.1
+
+
+def test_what_items_add_is_taken_away():
+    random = np.random.default_rng(4)
+    items, who = random.normal(size=6), 0.01 * symmetric(5, 6)
+    added = items[:, None] + items + who
+    left = without_items(added - np.diag(added.diagonal()))
+    assert left == pytest.approx(without_items(who), abs=1e-9)
+    assert without_items(items[:, None] + items) == pytest.approx(0, abs=1e-9)
+    assert left.sum(axis=1) == pytest.approx(0, abs=1e-9)
+    assert (left == left.T).all()
+
+
+def test_an_interval_of_a_correlation_holds_it_and_needs_five_items():
+    one = symmetric(2, 9)
+    noisy = one + 0.5 * symmetric(3, 9)
+    found = ASSOCIATION.interval(one, noisy)
+    assert -1 <= found.low < found.value < found.high <= 1
+    assert found.value == spearman(one, noisy)
+    few = ASSOCIATION.interval(one[:4, :4], noisy[:4, :4])
+    assert np.isnan([few.low, few.high]).all()
+
+
+# Controls.
+
+NAMES = tuple("abcdefg")
+
+
+def control(**fields):
+    return Control(**({"sizes": (2,), "plans": 1000, "most": 1000, "seed": 0} | fields))
+
+
+def plan(*groups):
+    return partition([list(group) for group in groups], NAMES, "test")
+
+
+def test_all_plans_of_the_same_sizes_where_they_are_few():
+    found = control()(plan("abc", "de", "f", "g"), NAMES)
+    assert found.all_plans
+    assert len(found.plans) == len(set(found.plans)) == 35 * 6
+    assert plan("abc", "de", "f", "g").groups in found.plans
+    assert {*combinations(NAMES, 2), *combinations(NAMES, 3)} == set(found.groups)
+
+
+@pytest.mark.parametrize("limits", [{"plans": 50}, {"most": 20}])
+def test_drawn_plans_where_they_are_many(limits):
+    found = control(**limits)(plan("abc", "de", "f", "g"), NAMES)
+    assert not found.all_plans
+    assert 0 < len(found.plans) <= 50 if "plans" in limits else len(found.plans) < 210
+    merged = {group for each in found.plans for group in each if len(group) > 1}
+    assert len(merged) <= limits.get("most", 1000)
+    assert merged | {("a", "b", "c"), ("d", "e")} <= set(found.groups)
+    assert all(sorted(map(len, each)) == [1, 1, 2, 3] for each in found.plans)
+
+
+@pytest.mark.parametrize("groups", [["abcdefg"], list("abcdefg")])
+def test_a_plan_that_has_no_other_of_its_sizes_has_no_controls(groups):
+    found = control(sizes=())(plan(*groups), NAMES)
+    assert found.groups == found.plans == ()
+
+
+def test_nothing_is_tried_that_was_not_asked_for():
+    found = control(sizes=(), plans=0)(plan("abc", "defg"), NAMES)
+    assert found.groups == ()
