@@ -37,6 +37,7 @@ PLANS = {
     "4 trunks": ["grouping=linkage", "grouping.encoders=4"],
     "5 trunks": ["grouping=linkage", "grouping.encoders=5"],
 }
+KINDS = ("reference", "step", "merge", "codec")
 PARTS = ("scores", "costs", "scoring", "mergekit")
 FROZEN = "frozen"
 PUBLISHED = "published merge, heads and pooler"
@@ -114,12 +115,16 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--plans", nargs="+", default=list(PLANS), choices=list(PLANS))
-    parser.add_argument("--merges", nargs="+", default=sorted(p.stem for p in CONF.glob("merge/*")))
+    merges = sorted(path.stem for path in CONF.glob("merge/*"))
+    parser.add_argument("--merges", nargs="+", default=merges, choices=merges)
+    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS, help="of rows")
     parser.add_argument("--lora", action="store_true", help="train adapters too, as a reference")
     parser.add_argument("--repeats", type=int, default=3, help="of what is timed side by side")
     parser.add_argument("--mergekit", help="the program mergekit-yaml, to compare merging with")
     parser.add_argument("--only", nargs="*", default=[], choices=PARTS)
-    parser.add_argument("overrides", nargs="*", help="of the configuration, e.g. finetune.epochs=9")
+    parser.add_argument(
+        "overrides", nargs="*", help="of the configuration, after --, e.g. -- finetune.epochs=9"
+    )
     return parser.parse_args()
 
 
@@ -160,7 +165,7 @@ def settings(asked: argparse.Namespace) -> list[Setting]:
     found += [Setting("codec", plan, SMALL, (*PLANS[plan], *CODECS[SMALL])) for plan in plans]
     if asked.lora:
         found.append(Setting("reference", "one trunk", "LoRA", (*PLANS["one trunk"], *LORA)))
-    return found
+    return [each for each in found if each.name == FROZEN or each.kind in asked.kinds]
 
 
 def scores(
@@ -276,9 +281,8 @@ def chosen(found: dict[Setting, list[Row]]) -> dict[str, object]:
         }
     by_name = {setting.name: of for setting, of in found.items() if setting.kind != "merge"}
     keys["frozen_micro_kept"] = mean(share(by_name[FROZEN], "micro_f1"))
-    keys["published_micro_kept"] = mean(
-        share(by_name["published merge, heads and pooler"], "micro_f1")
-    )
+    if PUBLISHED in by_name:
+        keys["published_micro_kept"] = mean(share(by_name[PUBLISHED], "micro_f1"))
     return keys
 
 
