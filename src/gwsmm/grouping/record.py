@@ -16,6 +16,24 @@ from gwsmm.types import InputError, Plan, partition
 _SHIPPED = Path(__file__).parent / "records"
 
 
+class Origin(BaseModel):
+    """Where a language model's answer came from.
+
+    Attributes:
+        model: that was asked.
+        date: of the answer.
+        prompt: the question, whole.
+        sha256: of the answer.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    model: str
+    date: str
+    prompt: str
+    sha256: str
+
+
 class Record(BaseModel):
     """A written plan or similarity matrix; the `plan.json` of a run is one.
 
@@ -24,6 +42,7 @@ class Record(BaseModel):
         groups: names of the items that share an encoder.
         items: names of the rows of `similarity`.
         similarity: [N, N] in [0, 1], symmetric, one on the diagonal.
+        origin: of a language model's answer.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -32,6 +51,7 @@ class Record(BaseModel):
     groups: list[list[str]] | None = None
     items: list[str] | None = None
     similarity: list[list[float]] | None = None
+    origin: Origin | None = None
 
     @model_validator(mode="after")
     def _one_of_two(self) -> "Record":
@@ -70,7 +90,7 @@ def read_record(record: str) -> Record:
     path = shipped.get(record) or Path(record).expanduser()
     try:
         text = path.read_text(encoding="utf-8-sig")
-        return Record.model_validate(_READERS.get(path.suffix, yaml.safe_load)(text))
+        return record_of(_READERS.get(path.suffix, yaml.safe_load)(text))
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(
             f"grouping.record={record}: there is no such file; give the path of a plan, or one of: "
@@ -83,11 +103,33 @@ def read_record(record: str) -> Record:
     except (json.JSONDecodeError, yaml.YAMLError, csv.Error) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: this is no JSON, YAML or CSV: {reason}") from None
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def record_of(content: object) -> Record:
+    """A record of what was read or answered.
+
+    Raises:
+        ValueError: it is none; says where and why.
+    """
+    try:
+        return Record.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "record"
-        reason = first["msg"].removeprefix("Value error, ")
-        raise InputError(f"{path}: {where}: {reason}") from None
+        raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def named(content: object, fields: Sequence[str]) -> dict[str, object]:
+    """An object of exactly these fields.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(content, dict) or set(content) != set(fields):
+        raise ValueError(f"it is no JSON object of {' and '.join(fields)}")
+    return content
 
 
 def _from_csv(text: str) -> dict[str, object]:

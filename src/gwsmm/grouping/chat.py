@@ -1,0 +1,121 @@
+"""A conversation with a language model behind any OpenAI-compatible address."""
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from gwsmm.types import STRICT, InputError
+
+LONGEST = 200_000
+"""Characters of an answer; more is no answer to what is asked here."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Chat:
+    """Where a model is asked, and how patiently.
+
+    Attributes:
+        base_url: of the service; None: the openai client's own.
+        model: its name there.
+        key: environment variable that holds the key; it is read from there alone and never shown.
+        timeout: seconds for an answer.
+        retries: after an answer that is refused, and after a failure of the service.
+    """
+
+    base_url: str | None
+    model: str
+    key: str
+    timeout: Annotated[float, Field(gt=0)]
+    retries: Annotated[int, Field(ge=0)]
+
+    def ask(
+        self, prompt: str, shape: Mapping[str, Any], refused: Callable[[str], str | None]
+    ) -> str:
+        """The first answer that is not refused.
+
+        Args:
+            prompt: the question.
+            shape: properties of the JSON object that is asked for.
+            refused: what is wrong with an answer; None: nothing.
+
+        Raises:
+            InputError: openai is not installed, there is no key, the service fails, or every
+                answer is refused.
+        """
+        client = self._client()
+        said: list[dict[str, str]] = [{"role": "user", "content": prompt}]
+        reason = ""
+        for _ in range(self.retries + 1):
+            text = self._answer(client, said, shape)
+            found = refused(text)
+            if found is None:
+                return text
+            reason = found
+            said = [
+                said[0],
+                {"role": "assistant", "content": text},
+                {"role": "user", "content": f"This cannot be used: {reason}. Answer again."},
+            ]
+        raise InputError(
+            f"grouping.chat.model={self.model}: {self.retries + 1} answers could not be used, the "
+            f"last because: {reason}; ask another model, or give grouping.record"
+        )
+
+    def _client(self) -> Any:
+        try:
+            import openai
+        except ImportError:
+            raise InputError(
+                "grouping=llm asks by the openai client: pip install 'gwsmm[llm]', or replay what "
+                "was answered with grouping.record"
+            ) from None
+        key = os.environ.get(self.key)
+        if not key:
+            raise InputError(
+                f"grouping.chat.key={self.key}: this environment variable holds no key; set it, "
+                "or replay what was answered with grouping.record"
+            )
+        return openai.OpenAI(
+            api_key=key, base_url=self.base_url, timeout=self.timeout, max_retries=self.retries
+        )
+
+    def _answer(self, client: Any, said: list[dict[str, str]], shape: Mapping[str, Any]) -> str:
+        import openai
+
+        schema = {
+            "type": "object",
+            "properties": dict(shape),
+            "required": list(shape),
+            "additionalProperties": False,
+        }
+        try:
+            found = client.chat.completions.create(
+                model=self.model,
+                messages=said,
+                response_format={
+                    "type": "json_schema",
+                    "json_schema": {"name": "answer", "strict": True, "schema": schema},
+                },
+            )
+            text = found.choices[0].message.content
+        except openai.APIStatusError as error:
+            raise self._failed(f"status {error.status_code}") from None
+        except openai.APITimeoutError:
+            raise self._failed(f"no answer within {self.timeout:g} s") from None
+        except openai.OpenAIError as error:
+            raise self._failed(type(error).__name__) from None
+        except (AttributeError, IndexError, TypeError, ValueError):
+            raise self._failed("an answer that is none of its protocol") from None
+        if not isinstance(text, str) or len(text) > LONGEST:
+            return ""
+        return text
+
+    def _failed(self, how: str) -> InputError:
+        where = self.base_url or "the service"
+        return InputError(
+            f"grouping.chat: {where} failed ({how}); try again later, set grouping.chat.base_url, "
+            "or replay what was answered with grouping.record"
+        )
