@@ -93,8 +93,10 @@ class Association:
     ) -> Interval:
         """The rank correlation with its jackknife interval: every item is left out once.
 
-        On Fisher's scale, with Student's quantile of N − 1 degrees of freedom; of fewer than five
-        items there is none.
+        On Fisher's scale, with Student's quantile of N − 1 degrees of freedom. The jackknife over
+        items counts the chance in each single pair twice; once it is taken away again, by the
+        variance that the correlation of independent pairs would have. Of fewer than five items
+        there is no interval.
 
         Args:
             distances: between the items.
@@ -102,7 +104,7 @@ class Association:
             prepare: applied to both, whichever items are left.
 
         Source: Snijders and Borgatti (1999), "Non-parametric standard errors and tests for network
-        statistics", the jackknife over vertices.
+        statistics"; Fieller, Hartley and Pearson (1957) for the variance 1.06 / (pairs − 3).
         """
         from scipy.stats import t
 
@@ -116,8 +118,9 @@ class Association:
             return Interval(value, np.nan, np.nan)
         near_one = 1 - 1e-6
         fisher = np.arctanh(np.clip(without, -near_one, near_one))
-        spread = np.sqrt((n - 2) / (2 * n) * np.square(fisher - fisher.mean()).sum())
-        half = spread * t.ppf((1 + self.level) / 2, n - 1)
+        twice = (n - 1) / n * np.square(fisher - fisher.mean()).sum()
+        of_pairs = 1.06 / (n * (n - 1) / 2 - 3)
+        half = np.sqrt(max(twice - of_pairs, twice / 2)) * t.ppf((1 + self.level) / 2, n - 1)
         centre = np.arctanh(np.clip(value, -near_one, near_one))
         return Interval(value, float(np.tanh(centre - half)), float(np.tanh(centre + half)))
 
