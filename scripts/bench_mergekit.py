@@ -112,6 +112,8 @@ def checkpoints(folder: Path) -> None:
     config = json.loads((folder / "base" / "config.json").read_text())
     config["architectures"] = ["Encoder"]
     (folder / "base" / "config.json").write_text(json.dumps(config))
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]  # nothing is tokenized
+    (folder / "base" / "vocab.txt").write_text("\n".join(words))
     for i in range(9):
         member = folder / f"member{i}"
         member.mkdir()
