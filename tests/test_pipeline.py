@@ -359,6 +359,26 @@ def test_what_the_diagnosis_warns_of_is_logged_whether_computed_or_reused(
     assert counts(folder)["diagnosis"][0] == 0
 
 
+def test_controls_are_scored_as_a_plan_of_them_would_be(world, first):
+    folder = world.run("controls", "evidence=pairs", "grouping.encoders=3")
+    controls = read_json(folder / "controls.json")
+    table = pd.read_parquet(folder / "attempts.parquet")
+    assert set(paths(controls)) == documented("controls.json")
+    assert set(table.columns) == documented("attempts.parquet")
+    assert controls["all_plans"]
+    assert len(controls["groups"]) == len(controls["plans"]) == 6  # pairs of four items
+    results = read_json(folder / "results.json")
+    (merged,) = [group for group in results["plan"]["groups"] if len(group) > 1]
+    tested = table[table["split"] == "test"].set_index(["group", "item"])["micro_f1"]
+    own = {item["name"]: item["scores"] for item in results["items"]}
+    for name in NAMES:
+        assert tested[-1, name] == own[name]["individual"]["micro_f1"]
+    for name in merged:
+        assert tested[controls["groups"].index(merged), name] == own[name]["merged"]["micro_f1"]
+    assert (table.loc[table["group"] == -1, ["drift", "drift_cka"]] == 0).all(axis=None)
+    assert (table.loc[table["group"] >= 0, "drift_cka"] > 0).all()
+
+
 def test_a_plan_of_a_run_can_be_given_back(world, first):
     record = f"grouping.record={first / 'plan.json'}"
     again = world.run("given", "grouping=expert", record)
