@@ -1,4 +1,4 @@
-"""Trying groups before there is a plan: merged as the plan's would be, and never seen by a test."""
+"""Groups that are tried: merged as those of a plan, on validation responses while there is none."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,6 @@ from gwsmm.evaluate import (
 from gwsmm.evidence.control import Attempt
 from gwsmm.features import Reading, own_readings, own_responses
 from gwsmm.grouping.candidates import Group, Signal
-from gwsmm.heads.fitting import Moved
 from gwsmm.metrics import Scores
 from gwsmm.store import Store
 from gwsmm.types import InputError, Item
@@ -68,17 +67,11 @@ class Trial:
         """How far the cloud of every item of each group moves; see `Candidates`."""
         x, members = self.assembly.x, self.assembly.members
         distance = self._distance(signal)
-        own = dict(
-            zip(
-                [member.item.name for member in members],
-                clouds(x, own_readings(x.features, members), members),
-                strict=True,
-            )
-        )
+        own = {e.name: e for e in clouds(x, own_readings(x.features, members), members)}
         several = [group for group in groups if len(group) > 1]
         moved = self.assembly.moved([self.assembly.group(group) for group in several])
         readings = [
-            Reading(_Merged.of(each), own_responses(x.features, each.member).texts)
+            Reading(_Merged(each.trunk, each.pooler), own_responses(x.features, each.member).texts)
             for each in moved
         ]
         after = clouds(x, readings, [each.member for each in moved])
@@ -129,10 +122,6 @@ class _Merged:
 
     trunk: Kept
     pooler: Kept
-
-    @classmethod
-    def of(cls, moved: Moved) -> "_Merged":
-        return cls(moved.trunk, moved.pooler)
 
     @property
     def digest(self) -> str:

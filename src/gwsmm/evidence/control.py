@@ -65,7 +65,7 @@ class Control:
         sizes: of which every group is tried, for the distances to predict what they lose.
         plans: random plans at most; all there are where they are fewer.
         most: groups that may be merged for the random plans; where all their groups are more, plans
-            are drawn until the next would need more. Zero with `plans` zero.
+            are drawn until the next would need more.
         seed: of the draws.
     """
 

@@ -118,9 +118,8 @@ def _standardised(sums: Numbers) -> Numbers:
     return _share(other - mean, spread)
 
 
-MICRO_F1 = Metric(_micro, lambda sums: _share(*_halves(sums))[..., 0])
 METRICS: Mapping[str, Metric] = {
-    "micro_f1": MICRO_F1,
+    "micro_f1": Metric(_micro, lambda sums: _share(*_halves(sums))[..., 0]),
     "macro_f1": Metric(_macro, lambda sums: _share(*_halves(sums)).mean(axis=-1)),
     "exact_match": Metric(_exact, lambda sums: _share(*_halves(sums))[..., 0]),
     "label_accuracy": Metric(_right, lambda sums: _share(*_halves(sums))[..., 0]),

@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from gwsmm.types import STRICT, InputError
+
+Taken = TypeVar("Taken")
 
 LONGEST = 200_000
 """Characters of an answer; more is no answer to what is asked here."""
@@ -27,33 +29,31 @@ class Chat:
 
     base_url: str | None
     model: str
-    key: str
+    key: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]  # no key itself is such a name
     timeout: Annotated[float, Field(gt=0)]
     retries: Annotated[int, Field(ge=0)]
 
-    def ask(
-        self, prompt: str, shape: Mapping[str, Any], refused: Callable[[str], str | None]
-    ) -> str:
-        """The first answer that is not refused.
+    def ask(self, prompt: str, shape: Mapping[str, Any], take: Callable[[str], Taken]) -> Taken:
+        """What is taken of the first answer that can be used.
 
         Args:
             prompt: the question.
             shape: properties of the JSON object that is asked for.
-            refused: what is wrong with an answer; None: nothing.
+            take: makes of an answer what it says; raises ValueError with the reason if it cannot.
 
         Raises:
-            InputError: openai is not installed, there is no key, the service fails, or every
-                answer is refused.
+            InputError: openai is not installed, there is no key, the service fails, or no answer
+                can be used.
         """
         client = self._client()
         said: list[dict[str, str]] = [{"role": "user", "content": prompt}]
         reason = ""
         for _ in range(self.retries + 1):
             text = self._answer(client, said, shape)
-            found = refused(text)
-            if found is None:
-                return text
-            reason = found
+            try:
+                return take(text)
+            except ValueError as error:
+                reason = " ".join(str(error).split())[:300]
             said = [
                 said[0],
                 {"role": "assistant", "content": text},

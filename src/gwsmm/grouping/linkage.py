@@ -25,7 +25,7 @@ class Linkage:
             points of a Euclidean space at these distances.
         encoders: exactly this many groups remain.
         threshold: groups are merged up to this dissimilarity, in [0, 1] of the largest distance;
-            of `ward` it is on its own scale, √2 times larger for pairs of groups of equal weight.
+            of `ward`, whose heights grow with the groups, as scipy has it.
         storage: as many groups remain as fit into this share of the individual encoders' bytes.
             Exactly one of `encoders`, `threshold` and `storage` is given.
         largest: no group is joined beyond so many items, e.g. 2 for pairs, 3 for trios at most;

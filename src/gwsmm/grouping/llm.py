@@ -115,20 +115,9 @@ class LanguageModel:
         """
         prompt, file = self._prompt(items), self._file(items)
         names = [item.name for item in items]
-
-        def refused(text: str) -> str | None:
-            """What is wrong with an answer."""
-            try:
-                groups = plan_of(self._taken(text, prompt), self._rule, names).groups
-            except RecursionError:
-                return "it is nested too deeply"
-            except (InputError, ValueError) as error:
-                return " ".join(str(error).split())[:300]
-            found = len(groups)
-            return None if found == self.encoders else f"it has {found} groups"
-
-        text = self.chat.ask(prompt, _SHAPES[self.answer], refused)
-        record = self._taken(text, prompt)
+        record = self.chat.ask(
+            prompt, _SHAPES[self.answer], lambda text: self._taken(text, prompt, names)
+        )
         part = file.with_suffix(".part")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -140,11 +129,12 @@ class LanguageModel:
                 f"({error.strerror}); give another folder"
             ) from None
 
-    def _taken(self, text: str, prompt: str) -> Record:
+    def _taken(self, text: str, prompt: str, names: Sequence[str]) -> Record:
         """The answer as a record.
 
         Raises:
-            ValueError: it is no JSON object of the wanted shape.
+            ValueError: it is no JSON object of the wanted shape, not about exactly these items, or
+                has another number of groups.
         """
         date = datetime.now(UTC).date().isoformat()
         origin = Origin(
@@ -153,5 +143,15 @@ class LanguageModel:
             prompt=prompt,
             sha256=sha256(text.encode()).hexdigest(),
         )
-        answer = named(json.loads(text), tuple(_SHAPES[self.answer]))
-        return record_of({"source": f"{self.chat.model}, {date}", **answer, "origin": origin})
+        try:
+            answer = named(json.loads(text), tuple(_SHAPES[self.answer]))
+            source = f"{self.chat.model}, {date}"
+            record = record_of({"source": source, **answer, "origin": origin})
+            found = len(plan_of(record, self._rule, names).groups)
+        except RecursionError:
+            raise ValueError("it is nested too deeply") from None
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        if found != self.encoders:
+            raise ValueError(f"it has {found} groups")
+        return record

@@ -1,18 +1,18 @@
 """The best plan that validation can find."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from itertools import combinations
 from typing import Annotated
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from gwsmm.grouping.agglomeration import union
+from gwsmm.grouping.agglomeration import agglomerated
 from gwsmm.grouping.candidates import Candidates, Group
 from gwsmm.grouping.linkage import check_encoders
+from gwsmm.grouping.partitions import Groups
 from gwsmm.types import STRICT, Distances, Item, Plan, partition
-
-Plans = tuple[Group, ...]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -45,47 +45,24 @@ class Oracle:
         largest = len(names) - self.encoders + 1
         groups = [g for size in range(1, largest + 1) for g in combinations(names, size)]
         if len(groups) <= self.most:
-            losses = _totals(candidates, groups)
+            losses = dict(zip(groups, _totals(candidates, groups), strict=True))
             found = _best(names, self.encoders, losses)
             return partition(found, names, "least validation loss of all partitions")
-        found = self._searched(names, lambda asked: _totals(candidates, asked))
+        found = agglomerated(names, self.encoders, partial(_totals, candidates), self.beam)
         return partition(found, names, f"least validation loss, beam of {self.beam}")
 
-    def _searched(
-        self, names: Sequence[str], cost: Callable[[list[Group]], dict[Group, float]]
-    ) -> Plans:
-        beam: list[Plans] = [tuple((name,) for name in names)]
-        known = cost(list(beam[0]))
-        for _ in range(len(names) - self.encoders):
-            nexts = dict.fromkeys(plan for each in beam for plan in _joined(names, each))
-            asked = dict.fromkeys(g for plan in nexts for g in plan if g not in known)
-            known |= cost(list(asked))
-            ranked = sorted(nexts, key=lambda plan: sum(known[group] for group in plan))
-            beam = ranked[: self.beam]
-        return beam[0]
+
+def _totals(candidates: Candidates, groups: Sequence[Group]) -> list[float]:
+    return [sum(losses) for losses in candidates.losses(groups)]
 
 
-def _totals(candidates: Candidates, groups: list[Group]) -> dict[Group, float]:
-    return dict(zip(groups, map(sum, candidates.losses(groups)), strict=True))
-
-
-def _joined(names: Sequence[str], plan: Plans) -> list[Plans]:
-    """Every plan in which two groups of this one are joined, in one order of the groups."""
-    found = []
-    for one, other in combinations(plan, 2):
-        rest = [group for group in plan if group not in (one, other)]
-        both = [*rest, union(names, one, other)]
-        found.append(tuple(sorted(both, key=lambda group: names.index(group[0]))))
-    return found
-
-
-def _best(names: Sequence[str], encoders: int, losses: dict[Group, float]) -> Plans:
+def _best(names: Sequence[str], encoders: int, losses: dict[Group, float]) -> Groups:
     """The partition of least loss, by the best partitions of all subsets into fewer groups."""
     by_mask = {sum(1 << names.index(name) for name in group): group for group in losses}
     whole = (1 << len(names)) - 1
-    best: dict[int, tuple[float, Plans]] = {0: (0.0, ())}
+    best: dict[int, tuple[float, Groups]] = {0: (0.0, ())}
     for _ in range(encoders):
-        following = dict[int, tuple[float, Plans]]()
+        following = dict[int, tuple[float, Groups]]()
         for mask, (loss, plan) in best.items():
             first = (~mask) & (mask + 1)  # the first item that is in no group begins the next
             for group_mask, group in by_mask.items():

@@ -7,7 +7,9 @@ from math import factorial, prod
 
 import numpy as np
 
-Groups = tuple[tuple[str, ...], ...]
+from gwsmm.grouping.candidates import Group
+
+Groups = tuple[Group, ...]
 
 
 def sizes_of(groups: Sequence[Sequence[str]]) -> tuple[int, ...]:
