@@ -29,7 +29,7 @@ Random = np.random.Generator
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repetitions", type=int, default=2000)
+    parser.add_argument("--repetitions", type=int, default=4000)
     parser.add_argument("--draws", type=int, default=1000, help="of a bootstrap, of a permutation")
     asked = parser.parse_args()
     rows: list[Row] = []
