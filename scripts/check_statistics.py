@@ -209,14 +209,14 @@ def _family(random: Random, draws: int) -> float:
 def _unrelated(n: int) -> Callable[[Random, int], float]:
     def p(random: Random, draws: int) -> float:
         how = Association(draws=draws, level=LEVEL, seed=int(random.integers(2**32)))
-        return how.test(*_pairs(random, n, 0.0))
+        return how.mantel(*_pairs(random, n, 0.0))
 
     return p
 
 
 def _unrelated_after_items(random: Random, draws: int) -> float:
     how = Association(draws=draws, level=LEVEL, seed=int(random.integers(2**32)))
-    return how.test(*(without_items(matrix) for matrix in _pairs(random, 9, 0.0)))
+    return how.mantel(*(without_items(matrix) for matrix in _pairs(random, 9, 0.0)))
 
 
 NAMES = tuple("abcdefg")

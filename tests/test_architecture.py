@@ -148,7 +148,15 @@ def test_strategies_know_no_stage_before_or_after_them(folder):
 def test_the_report_computes_nothing(folder):
     for path in (SRC / folder).rglob("*.py"):
         outside = {name for name in own(path) if name.split(".")[0] != folder}
-        assert outside <= {"types", "results", "metrics"}, name_of(path)
+        outside -= {name for name in outside if name.split(".")[0] == "study"}
+        assert outside <= {"types", "results", "metrics", "evidence.bootstrap"}, name_of(path)
+        assert not {"torch", "ot", "transformers"} & set(imports(tree(path)))
+
+
+def test_a_study_reads_what_runs_left_and_none_of_the_stages():
+    for path in (SRC / "study").rglob("*.py"):
+        outside = {name for name in own(path) if name.split(".")[0] not in ("study", "evidence")}
+        assert outside <= {"types", "results"}, name_of(path)
         assert not {"torch", "ot", "transformers"} & set(imports(tree(path)))
 
 
@@ -165,6 +173,7 @@ def test_the_report_computes_nothing(folder):
         ("filelock", {"store"}),
         ("peft", {"lora"}),
         ("matplotlib", {"report.figures"}),
+        ("jinja2", {"report.page"}),
     ],
 )
 def test_every_framework_enters_by_one_door(framework, doors):

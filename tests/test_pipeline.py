@@ -31,10 +31,13 @@ from little import (
 from matplotlib.image import imread
 from sklearn.metrics import accuracy_score, f1_score
 
+TABLES = (
+    "data", "plans", "performance", "items", "tests", "efficiency", "agreement", "labels", "sources"
+)  # fmt: skip
 METRICS = ("micro_f1", "macro_f1", "exact_match", "label_accuracy")
 FILES = {
     "config.yaml", "results.json", "predictions.parquet", "distances.csv", "pairs.csv",
-    "heatmap.png", "items.png", "plan.json", "diagnosis.json", "table.md", "table.csv", "table.tex",
+    "heatmap.png", "items.png", "plan.json", "diagnosis.json", "report.md", "report.html", "tables",
     "run.json", "run.log",
 }  # fmt: skip
 
@@ -233,7 +236,7 @@ def test_bytes_are_those_of_the_files(world, first, sizes):
 
 def test_the_three_tables_say_the_same(first):
     results = read_json(first / "results.json")
-    table = pd.read_csv(first / "table.csv")
+    table = pd.read_csv(first / "tables" / "performance.csv")
     overall = table[table["scope"] == "all items"].set_index("model")
     assert list(overall.index) == list(MODELS)
     for model in MODELS:
@@ -243,25 +246,34 @@ def test_the_three_tables_say_the_same(first):
     assert overall.loc["merged", "micro F1 kept"] == pytest.approx(kept)
     assert list(overall["encoders"]) == [0, 4, 2]
 
-    text = (first / "table.md").read_text()
+    text = (first / "tables" / "performance.md").read_text()
     rows = [re.findall(r"[^|]+", line) for line in text.splitlines() if line.startswith("|")]
     shown = [[cell.strip() for cell in row] for row in rows]
     tex = [
         [cell.strip().replace(r"\%", "%") for cell in line.removesuffix(r"\\").split("&")]
-        for line in (first / "table.tex").read_text().splitlines()
+        for line in (first / "tables" / "performance.tex").read_text().splitlines()
         if "&" in line
     ]
     assert tex == [row for row in shown[: len(tex) + 1] if not row[0].startswith(("-", ":"))]
-    assert tex[0] == list(table.columns)
-    for row, values in zip(tex[1:], table.itertuples(index=False), strict=True):
-        for name, cell, value in zip(table.columns, row, values, strict=True):
+    columns = [name for name in table.columns if not name.endswith((" low", " high"))]
+    assert tex[0] == columns
+    for row, values in zip(tex[1:], table.to_dict("records"), strict=True):
+        for name, cell in zip(columns, row, strict=True):
+            value = values[name]
             if isinstance(value, str):
                 assert cell == value
             elif np.isnan(value):
                 assert cell == "–"
             else:
-                digits = float(cell.removesuffix(" %")) / (100 if cell.endswith("%") else 1)
-                assert digits == pytest.approx(value, abs=0.05 if name == "MB" else 5e-4)
+                figures = re.findall(r"-?[\d.]+", cell)
+                scale = 100 if "%" in cell else 1
+                assert float(figures[0]) / scale == pytest.approx(
+                    value, abs=0.05 if name == "MB" else 6e-4
+                )
+                ends = [values.get(f"{name} {end}", np.nan) for end in ("low", "high")]
+                if not np.isnan(ends).any():
+                    shown_ends = [float(each) / scale for each in figures[1:]]
+                    assert shown_ends == pytest.approx(ends, abs=6e-4)
 
 
 def test_the_summary_shows_the_table_the_plan_and_where_the_files_are(world, first):
@@ -291,7 +303,13 @@ def test_the_second_run_computes_nothing_and_gives_the_same_bytes(world, first):
     ]  # fmt: skip
     assert all(reused == 0 for _, reused in before.values())
     assert counts(second) == {stage: (0, n) for stage, (n, _) in before.items()}
-    for name in ("results.json", "predictions.parquet", "plan.json", "distances.csv", "table.tex"):
+    for name in (
+        "results.json",
+        "predictions.parquet",
+        "plan.json",
+        "distances.csv",
+        "tables/items.tex",
+    ):
         assert (second / name).read_bytes() == (first / name).read_bytes()
 
 
@@ -560,7 +578,7 @@ def test_a_multirun_compares_its_jobs(multirun):
     jobs = [multirun / "0", multirun / "1"]
     own = FILES - {"run.json"}
     assert all({path.name for path in job.iterdir()} >= own for job in jobs)
-    table = pd.read_csv(multirun / "table.csv", keep_default_na=False)
+    table = pd.read_csv(multirun / "tables" / "performance.csv", keep_default_na=False)
     table = table.set_index(["scope", "run", "model"])
     for job, merge in zip(jobs, ("average", "ties"), strict=True):
         results = read_json(job / "results.json")
@@ -576,8 +594,8 @@ def test_a_multirun_compares_its_jobs(multirun):
         ("merge=average", "merged"),
         ("merge=ties", "merged"),
     ]
-    assert "merge=ties" in (multirun / "table.md").read_text()
-    assert "merge=ties" in (multirun / "table.tex").read_text()
+    assert "merge=ties" in (multirun / "report.md").read_text()
+    assert "merge=ties" in (multirun / "tables" / "performance.tex").read_text()
     assert imread(multirun / "items.png").ndim == 3
 
 
@@ -599,8 +617,7 @@ def test_offline_leaves_a_run_file_with_curves_summary_and_group(multirun):
             if key.endswith("._type")
         }
         assert shown == {
-            "comparison": "table-file",
-            "items": "table-file",
+            **dict.fromkeys(TABLES, "table-file"),
             "heatmap.png": "image-file",
             "items.png": "image-file",
         }

@@ -1,6 +1,8 @@
 """What the models do on the test responses; nothing else in the program opens them."""
 
 import json
+import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,7 +34,8 @@ class Evaluation:
 
     The scores, of the model and of the majority baseline beside it, are kept too: a run that finds
     them in the store needs none of the libraries that compute them. Where a rule was fitted,
-    `calibration.json` holds how good the probabilities are without it and with it.
+    `calibration.json` holds how good the probabilities are without it and with it. `cost.json`
+    holds what it took.
     """
 
     stage: ClassVar[str] = "evaluate"
@@ -52,6 +55,7 @@ class Evaluation:
         network = self.encoder.network(len(item.labels))
         network.load_scorer(scorer)
         network.to(self.trainer.device).eval()
+        started = time.perf_counter()
         logits = infer(
             network,
             self.encoder.tokenize(item.test.texts),
@@ -59,6 +63,8 @@ class Evaluation:
             network,
             lambda done: write_fraction(folder, done),
         ).numpy()
+        cost = Cost(time.perf_counter() - started, len(item.test), peak_memory())
+        (folder / "cost.json").write_text(json.dumps(asdict(cost)))
         rule = load_rule(scorer.decision) if scorer.decision else half(len(item.labels))
         decisions = rule.decide(item.kind, sigmoid(logits))
         model = Predictions(rule.probabilities(logits), decisions)
@@ -76,6 +82,29 @@ class Evaluation:
                 for when, each in by_rule.items()
             }
             (folder / "calibration.json").write_text(json.dumps(quality))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What it took to score an item's test responses.
+
+    Attributes:
+        seconds: of tokens and encoder passes, without loading.
+        responses: that were scored.
+        peak_memory: bytes that the process ever held until then.
+    """
+
+    seconds: float
+    responses: int
+    peak_memory: int
+
+
+def peak_memory() -> int:
+    """Bytes that this process ever held."""
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +157,13 @@ def load_scores(made: Artefact) -> dict[str, Scores]:
     """The scores of the `model` and of the `majority` baseline that `Evaluation` wrote."""
     content = json.loads(made.file("scores.json").read_text())
     return {by: Scores(**values) for by, values in content.items()}
+
+
+def load_cost(made: Artefact) -> Cost | None:
+    """What `Evaluation` took; None: an earlier version did not say."""
+    if not made.has("cost.json"):
+        return None
+    return Cost(**json.loads(made.file("cost.json").read_text()))
 
 
 def load_calibration(made: Artefact) -> dict[str, Calibration]:

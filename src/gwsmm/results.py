@@ -15,8 +15,10 @@ import numpy as np
 from gwsmm.artefact import Artefact, Member, Scorer
 from gwsmm.decision.rule import load_rule
 from gwsmm.evaluate import (
+    Cost,
     Predictions,
     load_calibration,
+    load_cost,
     load_predictions,
     load_scores,
     majority,
@@ -46,6 +48,7 @@ class Outcome:
         after: what scores it after; the same where the item keeps its own encoder.
         calibration: of `individual` and `merged`, `before` and `after` the rule that was fitted;
             empty where none was.
+        evaluations: of `individual` and `merged`, as they are in the store.
     """
 
     item: Item
@@ -54,6 +57,7 @@ class Outcome:
     before: Scorer
     after: Scorer
     calibration: Mapping[str, Mapping[str, Calibration]]
+    evaluations: Mapping[str, Artefact]
 
 
 def outcome(
@@ -75,6 +79,7 @@ def outcome(
         },
         *scorers,
         {"individual": load_calibration(individual), "merged": load_calibration(merged)},
+        {"individual": individual, "merged": merged},
     )
 
 
@@ -215,6 +220,33 @@ def attempts_frame(controls: Controls, attempts: Sequence[Attempt]) -> "pd.DataF
         for each in attempts
     ]
     return pd.DataFrame(rows)
+
+
+def evaluations(outcomes: Sequence[Outcome]) -> list[dict[str, str]]:
+    """Of every item the keys of its evaluations in the store."""
+    return [
+        {"item": each.item.name} | {by: made.digest for by, made in each.evaluations.items()}
+        for each in outcomes
+    ]
+
+
+def costs(outcomes: Sequence[Outcome]) -> dict[str, dict[str, float] | None]:
+    """By model what it took to score the test responses; None: that is not known of all."""
+    return {
+        model: _costs([load_cost(outcome.evaluations[model]) for outcome in outcomes])
+        for model in ("individual", "merged")
+    }
+
+
+def _costs(of_items: Sequence[Cost | None]) -> dict[str, float] | None:
+    each = [cost for cost in of_items if cost is not None]
+    if len(each) < len(of_items):
+        return None
+    return {
+        "seconds": sum(cost.seconds for cost in each),
+        "responses": sum(cost.responses for cost in each),
+        "peak_memory": max(cost.peak_memory for cost in each),
+    }
 
 
 def _overall(scores: Sequence[Mapping[str, Scores]]) -> dict[str, object]:

@@ -8,6 +8,7 @@ HELP = """\
 gwsmm finds out which scoring models can share one encoder, merges them, and shows what that costs.
 
 usage: gwsmm run [OPTION=VALUE …] [-m] [--cfg job]
+       gwsmm report RUN … [--out DIR]
        gwsmm bundle RUN OUT
        gwsmm score BUNDLE TABLE [--out FILE] [--probabilities]
 
@@ -18,6 +19,7 @@ usage: gwsmm run [OPTION=VALUE …] [-m] [--cfg job]
   gwsmm run --cfg job                   print the composed configuration and stop
   gwsmm run --help                      every option and its choices
 
+  gwsmm report RUN RUN … --out DIR      tables and a page that compare finished runs
   gwsmm bundle outputs/runs/RUN models  what a finished run would deploy, in one folder
   gwsmm score models answers.csv        scores of a table that mixes items; see gwsmm score --help
 
@@ -43,6 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from gwsmm.cli.run import run_command
 
         run_command(rest)
+    elif command == "report":
+        from gwsmm.cli.report import report_command
+
+        report_command(rest)
     elif command == "bundle":
         from gwsmm.cli.bundle import bundle_command
 
@@ -54,6 +60,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         from gwsmm.cli.explain import nearest
 
-        hint = nearest(command, ["run", "bundle", "score", "--help", "--version"])
+        hint = nearest(command, ["run", "report", "bundle", "score", "--help", "--version"])
         sys.stderr.write(f"gwsmm: there is no command {command!r}{hint}; see gwsmm --help\n")
         raise SystemExit(2)

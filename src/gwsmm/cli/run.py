@@ -1,6 +1,5 @@
 """`gwsmm run`: compose, check, build, run, report."""
 
-import json
 import logging
 import os
 import shutil
@@ -91,14 +90,26 @@ def _conduct(
     """Run one experiment and fill its folder."""
     from gwsmm import __version__
     from gwsmm.pipeline import run
-    from gwsmm.report.run import summary, write_run
-    from gwsmm.results import write_json
+    from gwsmm.report.run import summary, write_report, write_run
+    from gwsmm.results import costs, evaluations, write_json
+    from gwsmm.study.conditions import conditions
+    from gwsmm.study.reading import read_runs
     from gwsmm.tracking import Finished
 
     hydra_config, started = HydraConfig.get(), time.monotonic()
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
     found = run(experiment, items)
-    tables = write_run(folder, found)
+    write_run(folder, found)
+    about = {
+        "version": __version__,
+        "overrides": list(hydra_config.overrides.task),
+        "seconds": round(time.monotonic() - started, 1),
+        "evaluations": evaluations(found.outcomes),
+        "scoring": costs(found.outcomes),
+    }
+    write_json(folder / "run.json", about)
+    here = conditions(read_runs([folder]))
+    tables = write_report(folder, here)
     several = hydra_config.mode == RunMode.MULTIRUN
     experiment.tracker(
         Finished(
@@ -107,23 +118,13 @@ def _conduct(
             folder=folder,
             config=OmegaConf.to_container(cfg, resolve=True),  # type: ignore[arg-type]
             results=found.results,
-            tables=tables,
+            tables={table.name: table.frame for table in tables},
             members=found.members,
         )
     )
-    about = {
-        "version": __version__,
-        "overrides": list(hydra_config.overrides.task),
-        "seconds": round(time.monotonic() - started, 1),
-    }
-    write_json(folder / "run.json", about)
     log.info("finished in %.0f s: %s", about["seconds"], folder)
     if not several:
-        summary(folder, {"": found.results}, _hints())
-
-
-def _in_order(job: str) -> tuple[int, str]:
-    return len(job), job  # 2 before 10, and any names that the user gives the folders
+        summary(folder, here, _hints())
 
 
 def _hints() -> list[str]:
@@ -138,19 +139,15 @@ class Summary(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Write the tables of the multirun and show them."""
-        from gwsmm.report.run import summary, write_multirun
+        from gwsmm.report.run import summary, write_report
+        from gwsmm.study.conditions import conditions
+        from gwsmm.study.reading import read_runs
 
         folder = Path(config.hydra.sweep.dir)
-        jobs = sorted(folder.glob("*/run.json"), key=lambda path: _in_order(path.parent.name))
-        given = [json.loads(path.read_text())["overrides"] for path in jobs]
-        runs = {}
-        for path, overrides in zip(jobs, given, strict=True):
-            own = [o for o in overrides if not all(o in others for others in given)]
-            name = " ".join(own) or path.parent.name
-            runs[name] = json.loads((path.parent / "results.json").read_text())
-        if runs:
-            write_multirun(folder, runs)
-            summary(folder, runs, _hints())
+        if any(folder.glob("*/run.json")):
+            found = conditions(read_runs([folder]))
+            write_report(folder, found)
+            summary(folder, found, _hints())
 
 
 def refuse(error: Exception) -> NoReturn:

@@ -60,7 +60,7 @@ class Association:
     level: float
     seed: int
 
-    def test(self, distances: Matrix, losses: Matrix) -> float:
+    def mantel(self, distances: Matrix, losses: Matrix) -> float:
         """The p-value of a rank correlation as far from zero, items being exchanged: Mantel's test.
 
         Of the permutations themselves the observed one is always counted, so that p is never 0.

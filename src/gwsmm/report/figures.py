@@ -1,8 +1,8 @@
-"""Pictures of a run: the distances and plan, and the scores before and after."""
+"""Pictures: the distances and plan, the scores before and after, what they cost, and evidence."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
+from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -10,10 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from gwsmm.report.tables import Results
+from gwsmm.study.conditions import Condition
+from gwsmm.study.geometry import positions, tree
+from gwsmm.study.prediction import Place, Prediction
 from gwsmm.types import Distances, Plan
 
 mpl.use("Agg")
+mpl.rcParams["text.parse_math"] = False  # a $ in the name of an item is a $
+mpl.rcParams["legend.facecolor"] = "none"  # stands on dark pages too
 _DARK = 0.6  # similarity above which a number is written in white
 _BLUE, _ORANGE, _GREY = "#31688e", "#d95f02", "#b0b0b0"
 
@@ -50,24 +54,17 @@ def heat_map(axes: Axes, distances: Distances, plan: Plan) -> None:
     )
 
 
-def write_heat_map(distances: Distances, plan: Plan, folder: Path) -> None:
-    """Write `heatmap.png`."""
-    figure = Figure(figsize=(7.5, 6.5), layout="constrained")
-    heat_map(figure.subplots(), distances, plan)
-    figure.savefig(folder / "heatmap.png", dpi=150)
-
-
-def item_bars(axes: Axes, runs: Mapping[str, Results]) -> None:
+def item_bars(axes: Axes, conditions: Sequence[Condition]) -> None:
     """Micro F1 per item: individual models, and what each run merged; a line for the majority."""
-    first = next(iter(runs.values()))
-    names = [item["name"] for item in first["items"]]
-    bars: list[tuple[str, list[float]]] = [("individual", _micro(first, "individual"))]
-    bars += [(name or "merged", _micro(results, "merged")) for name, results in runs.items()]
+    first = conditions[0]
+    names = first.names
+    bars = [("individual", first.scores("individual", "micro_f1"))]
+    bars += [(c.name or "merged", c.scores("merged", "micro_f1")) for c in conditions]
     width, x = 0.8 / len(bars), np.arange(len(names))
-    colours = [_GREY, *mpl.colormaps["viridis"](np.linspace(0.2, 0.85, len(bars) - 1))]
+    colours = [_GREY, *mpl.colormaps["viridis"](np.linspace(0.4, 0.9, len(bars) - 1))]
     for i, (label, values) in enumerate(bars):
         axes.bar(x + (i + 0.5) * width - 0.4, values, width, label=label, color=colours[i])
-    for at, value in zip(x, _micro(first, "majority"), strict=True):
+    for at, value in zip(x, first.scores("majority", "micro_f1"), strict=True):
         axes.hlines(value, at - 0.4, at + 0.4, color=_ORANGE, lw=1.5)
     axes.plot([], [], color=_ORANGE, label="majority labels")
     axes.set_xticks(x, names, rotation=40, ha="right", fontsize=8)
@@ -76,13 +73,108 @@ def item_bars(axes: Axes, runs: Mapping[str, Results]) -> None:
     axes.legend(fontsize=8, ncols=len(bars) + 1, loc="upper center", bbox_to_anchor=(0.5, 1.13))
 
 
-def write_bars(runs: Mapping[str, Results], folder: Path) -> None:
-    """Write `items.png`."""
-    figure = Figure(figsize=(9, 4.5), layout="constrained")
-    item_bars(figure.subplots(), runs)
-    figure.savefig(folder / "items.png", dpi=150)
+def dendrogram(axes: Axes, distances: Distances, plan: Plan) -> None:
+    """The tree of average linkage; the number before an item is that of its group in the plan."""
+    from scipy.cluster.hierarchy import dendrogram as draw
+
+    labels = [f"{plan.groups.index(plan.group_of(n)) + 1}  {n}" for n in distances.names]
+    draw(
+        tree(distances),
+        orientation="left",
+        labels=labels,
+        ax=axes,
+        color_threshold=0,
+        above_threshold_color=_BLUE,
+        leaf_font_size=8,
+    )
+    axes.set_xlabel(distances.quantity, fontsize=8)
+    for side in ("top", "left", "right"):
+        axes.spines[side].set_visible(False)
 
 
-def _micro(results: Results, model: str) -> list[float]:
-    listed: list[dict[str, Any]] = results["items"]
-    return [float(item["scores"][model]["micro_f1"]) for item in listed]
+def item_map(axes: Axes, distances: Distances, plan: Plan) -> None:
+    """The items in two dimensions, a colour and a number for each group of the plan."""
+    at, share = positions(distances)
+    colours = mpl.colormaps["tab10"].colors  # type: ignore[attr-defined]
+    for name, (x, y) in zip(distances.names, at, strict=True):
+        group = plan.groups.index(plan.group_of(name))
+        axes.plot(x, y, "o", color=colours[group % len(colours)], markersize=7)
+        axes.annotate(f"{group + 1} {name}", (x, y), (6, 3), textcoords="offset points", fontsize=7)
+    axes.set_aspect("equal", "datalim")
+    axes.margins(x=0.45, y=0.2)  # room for names
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_title(f"shows {100 * share:.0f} % of the squared distances", fontsize=9)
+
+
+def frontier(axes: Axes, conditions: Sequence[Condition]) -> None:
+    """Micro F1 against the bytes that are kept, of individual and merged models."""
+    first = conditions[0]
+    points = [("individual", "before", first, "individual")]
+    points += [(c.name or "merged", "after", c, "merged") for c in conditions]
+    for name, when, condition, model in points:
+        size = np.mean([run.results["storage"][f"bytes_{when}"] for run in condition.runs]) / 1e6
+        score = condition.overall(model, "micro_f1").mean()
+        axes.plot(size, score, "^" if model == "individual" else "o", color=_BLUE)
+        axes.annotate(name, (size, score), (5, 4), textcoords="offset points", fontsize=7)
+    axes.margins(x=0.25, y=0.15)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("MB of all encoders, heads and codes", fontsize=8)
+    axes.set_ylabel("micro F1 on test responses", fontsize=8)
+
+
+def random_plans(axes: Axes, place: Place) -> None:
+    """How random plans of the same sizes do, and the plan among them."""
+    axes.hist(place.others, bins=min(30, max(5, len(place.others) // 10)), color=_GREY)
+    axes.axvline(place.score, color=_ORANGE, lw=2)
+    axes.set_xlabel("micro F1 on test responses", fontsize=8)
+    axes.set_ylabel("random plans", fontsize=8)
+    name = f"{place.condition} " if place.condition else ""
+    axes.set_title(
+        f"{name}seed {place.seed}: better than {place.standing.percentile:.0f} %", fontsize=9
+    )
+
+
+def pairs(axes: Axes, found: Prediction) -> None:
+    """Every pair of items: a signal, and what merging the two costs."""
+    above = np.triu_indices(len(found.signals), 1)
+    axes.plot(found.signals[above], found.losses[above], "o", color=_BLUE, markersize=4)
+    axes.axhline(0, color=_GREY, lw=0.8)
+    axes.locator_params(axis="x", nbins=5)
+    axes.set_xlabel(found.signal, fontsize=8)
+    axes.set_ylabel(f"{found.loss}, mean of the two", fontsize=8)
+    axes.set_title(f"Spearman {found.correlation.value:.2f}", fontsize=9)
+
+
+Draw = Callable[[Axes], None]
+
+
+def save(draw: Draw, size: tuple[float, float], path: Path) -> None:
+    """Draw into a PNG file of so many inches."""
+    figure = Figure(figsize=size, layout="constrained")
+    draw(figure.subplots())
+    figure.savefig(path, dpi=150)
+
+
+_INK = "#010203"  # stands for the colour of the page's text until the picture is in the page
+
+
+def svg(draw: Draw, size: tuple[float, float]) -> str:
+    """A picture of so many inches as SVG for a page, in whose colour its text and axes are."""
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "gwsmm"}):
+        for part in (
+            "text.color",
+            "axes.edgecolor",
+            "axes.labelcolor",
+            "xtick.color",
+            "ytick.color",
+        ):
+            mpl.rcParams[part] = _INK
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots()
+        axes.patch.set_alpha(0)
+        draw(axes)
+        out = StringIO()
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+    text = out.getvalue().replace(_INK, "currentColor")
+    return text[text.index("<svg") :]

@@ -1,16 +1,17 @@
 """What a run and a multirun leave in their folder, and the summary on the terminal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as Shown
 
-from gwsmm.report.figures import write_bars, write_heat_map
-from gwsmm.report.tables import Results, cell, comparison, items, markdown, write_tables
+from gwsmm.report import details, evidence, figures, performance
+from gwsmm.report.page import page
+from gwsmm.report.table import Table, cell, write_tables
 from gwsmm.results import (
     Run,
     attempts_frame,
@@ -20,22 +21,18 @@ from gwsmm.results import (
     predictions_frame,
     write_json,
 )
+from gwsmm.study.conditions import Condition
+from gwsmm.study.prediction import places, predictions
 
 SYNTHETIC = "The responses of these items are synthetic: generated, not written by students."
 
 
-def write_run(folder: Path, run: Run) -> dict[str, pd.DataFrame]:
-    """Write everything that a run leaves, and return its tables by name."""
-    names, results = run.distances.names, run.results
+def write_run(folder: Path, run: Run) -> None:
+    """Write everything that a run found; the tables and pictures are made of these files."""
+    names = run.distances.names
     frame = pd.DataFrame(run.distances.values, index=names, columns=names)
     frame.to_csv(folder / "distances.csv", index_label=run.distances.quantity)
     pairs_frame(run.distances).to_csv(folder / "pairs.csv", index=False)
-    write_heat_map(run.distances, run.plan, folder)
-    write_bars({"": results}, folder)
-    tables = {"comparison": comparison({"": results}), "items": items(results)}
-    write_tables(tables["comparison"], folder, _notes(results))
-    with (folder / "table.md").open("a", encoding="utf-8") as file:
-        file.write("\n" + markdown(tables["items"]) + "\n")
     write_json(folder / "plan.json", plan_content(run.plan))
     write_json(folder / "diagnosis.json", run.diagnoses)
     if run.attempts:
@@ -44,45 +41,83 @@ def write_run(folder: Path, run: Run) -> dict[str, pd.DataFrame]:
             folder / "attempts.parquet", index=False
         )
     predictions_frame(run.outcomes).to_parquet(folder / "predictions.parquet", index=False)
-    write_json(folder / "results.json", results)
+    write_json(folder / "results.json", run.results)
+
+
+def write_report(folder: Path, conditions: Sequence[Condition]) -> list[Table]:
+    """Write tables, pictures and the page of these runs, and return the tables."""
+    first = conditions[0].runs[0]
+    signals = [each for split in ("test", "validation") for each in predictions(conditions, split)]
+    stands = places(conditions)
+    made = [
+        performance.data(conditions),
+        performance.plans(conditions),
+        performance.performance(conditions),
+        details.items(conditions),
+        details.tests(conditions),
+        details.ablations(conditions),
+        details.efficiency(conditions),
+        evidence.predicting(signals),
+        evidence.standings(stands),
+        evidence.agreement(conditions),
+        evidence.labels(conditions),
+        evidence.groups(conditions),
+        details.sources(conditions),
+    ]
+    tables = [table for table in made if table is not None]
+    notes = _notes(conditions)
+    write_tables(tables, folder, notes)
+    heat = partial(figures.heat_map, distances=first.distances, plan=first.plan)
+    figures.save(heat, (7.5, 6.5), folder / "heatmap.png")
+    bars = partial(figures.item_bars, conditions=conditions)
+    figures.save(bars, (9, 4.5), folder / "items.png")
+    title = (
+        f"{first.results['name']}: {len(first.names)} items, {first.results['encoder']['model']}"
+    )
+    shown = page(title, conditions, tables, (signals, stands), notes)
+    (folder / "report.html").write_text(shown, encoding="utf-8")
     return tables
 
 
-def write_multirun(folder: Path, runs: Mapping[str, Results]) -> None:
-    """Write the tables and the picture that compare the jobs of a multirun."""
-    write_tables(comparison(runs), folder, _notes(next(iter(runs.values()))))
-    write_bars(runs, folder)
-
-
-def summary(folder: Path, runs: Mapping[str, Results], hints: Sequence[str]) -> None:
+def summary(folder: Path, conditions: Sequence[Condition], hints: Sequence[str]) -> None:
     """Show the comparison, where the files are, and what to try next."""
     console = Console()
     if not console.is_terminal:
         console.width = 160  # a file or a pipe has no width to respect
-    table = comparison(runs)
-    for scope, part in table.groupby("scope", sort=False):
-        shown = Table(title=str(scope), title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-        columns = [name for name in part.columns if name != "scope" and part[name].notna().any()]
+    frame = performance.performance(conditions).frame
+    several = len(conditions[0].runs) > 1
+    for scope, part in frame.groupby("scope", sort=False):
+        shown = Shown(title=str(scope), title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+        hidden = {"scope", *(() if several else ("seeds",))}
+        columns = [
+            name
+            for name in part.columns
+            if name not in hidden
+            and not name.endswith((" low", " high"))
+            and part[name].notna().any()
+        ]
         for name in columns:
             shown.add_column(name, justify="left" if name in ("model", "run") else "right")
         for row in part[columns].itertuples(index=False):
             shown.add_row(*[cell(n, v) for n, v in zip(columns, row, strict=True)])
         console.print(shown)
-    for name, results in runs.items():
-        console.print(_plan_line(name, results["plan"]), markup=False, highlight=False)
-    for note in _notes(next(iter(runs.values()))):
+    for condition in conditions:
+        console.print(_plan_line(condition), markup=False, highlight=False)
+    for note in _notes(conditions):
         console.print(note, markup=False)
     here = folder.resolve()
     near = here.relative_to(Path.cwd()) if here.is_relative_to(Path.cwd()) else here
-    console.print(f"Files: {near}", markup=False, soft_wrap=True)
+    console.print(f"Files: {near}; look at report.html first", markup=False, soft_wrap=True)
     for hint in hints:
         console.print(hint, markup=False, highlight=False, soft_wrap=True)
 
 
-def _plan_line(name: str, plan: Mapping[str, Any]) -> str:
-    groups = "  ".join("{" + ", ".join(group) + "}" for group in plan["groups"])
-    return f"Plan{' ' + name if name else ''} ({plan['source']}): {groups}"
+def _plan_line(condition: Condition) -> str:
+    plan = condition.runs[0].plan
+    groups = "  ".join("{" + ", ".join(group) + "}" for group in plan.groups)
+    seed = f", seed {condition.runs[0].seed}" if len(condition.runs) > 1 else ""
+    return f"Plan{' ' + condition.name if condition.name else ''} ({plan.source}{seed}): {groups}"
 
 
-def _notes(results: Results) -> list[str]:
-    return [SYNTHETIC] if results["synthetic"] else []
+def _notes(conditions: Sequence[Condition]) -> list[str]:
+    return [SYNTHETIC] if conditions[0].runs[0].results["synthetic"] else []

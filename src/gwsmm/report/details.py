@@ -1,0 +1,152 @@
+"""Tables that the paper leaves out: every item, tests, ablations, costs, and the sources."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from gwsmm.metrics import METRICS
+from gwsmm.report.performance import HEADINGS, KEPT, MEGABYTE, MODELS, mean_bytes
+from gwsmm.report.table import Row, Table, named, spread
+from gwsmm.study.conditions import Condition, axes
+from gwsmm.study.estimates import compared, item_change, mean_over_items, share_kept
+
+
+def items(conditions: Sequence[Condition]) -> Table:
+    """Every item under every condition, before and after."""
+    rows = []
+    for condition in conditions:
+        plan = condition.runs[0].plan
+        for at, name in enumerate(condition.names):
+            row: Row = {
+                "run": condition.name,
+                "item": name,
+                "group": plan.groups.index(plan.group_of(name)) + 1,
+            }
+            for metric in ("micro_f1", "macro_f1"):
+                for model in MODELS:
+                    row[f"{model} {HEADINGS[metric]}"] = float(condition.scores(model, metric)[at])
+            change = item_change(condition.runs, name, "micro_f1")
+            rows.append(row | spread("change of micro F1", change))
+    note = (
+        "Means over the seeds; the group is that of the first. In brackets the 95 % interval of "
+        "merged − individual, responses drawn with replacement, the same for both."
+    )
+    return Table("items", "Every item", note, named(rows), {}, {})
+
+
+def tests(conditions: Sequence[Condition]) -> Table:
+    """Merged against individual, and every condition against the first."""
+    first = conditions[0]
+    asked = [(c, "individual", c, "individual") for c in conditions]
+    asked += [
+        (c.at(first.seeds), first.name, first.at(c.seeds), "merged")
+        for c in conditions[1:]
+        if c.seeds & first.seeds  # the same seeds on both sides
+    ]
+    pairs = [
+        (other.scores(model, metric), c.scores("merged", metric))
+        for c, _, other, model in asked
+        for metric in METRICS
+    ]
+    found = iter(compared(pairs, [c.responses for c, *_ in asked for _ in METRICS]))
+    rows = [
+        {
+            "run": c.name,
+            "against": name,
+            "metric": HEADINGS[metric],
+            **spread("change", (each := next(found)).change),
+            "p (paired t)": each.t,
+            "p (paired t, Holm)": each.t_holm,
+            "p (Wilcoxon)": each.wilcoxon,
+            "p (Wilcoxon, Holm)": each.wilcoxon_holm,
+        }
+        for c, name, *_ in asked
+        for metric in METRICS
+    ]
+    note = (
+        "Merged scores against those of the individual models, and of every run against the first, "
+        "over the items, on the seeds that both have; Holm over the whole table."
+    )
+    return Table("tests", "Tests", note, named(rows), {}, {})
+
+
+def ablations(conditions: Sequence[Condition]) -> Table | None:
+    """One setting against the metrics, the others as in the first condition; None: none varies."""
+    rows = [
+        {
+            "setting": axis,
+            "run": condition.name,
+            "encoders": condition.runs[0].results["storage"]["encoders_after"],
+            "MB": mean_bytes(condition, "bytes_after") / MEGABYTE,
+            **spread(HEADINGS["micro_f1"], mean_over_items(condition, "merged", "micro_f1")),
+            **{
+                HEADINGS[name]: float(condition.overall("merged", name).mean())
+                for name in METRICS[1:]
+            },
+            KEPT: share_kept(condition, "micro_f1").value,
+        }
+        for axis, along in axes(conditions).items()
+        for condition in along
+    ]
+    if not rows:
+        return None
+    frame = pd.DataFrame(rows)
+    best = {name: frozenset(frame.groupby("setting")[name].idxmax()) for name in HEADINGS.values()}
+    note = f"What differs from the run “{conditions[0].name}” in one setting alone."
+    return Table("ablations", "Ablations", note, frame, best, {})
+
+
+def efficiency(conditions: Sequence[Condition]) -> Table:
+    """Bytes, passes, speed and memory, individual and merged."""
+    rows = []
+    for condition in conditions:
+        for model, when in (("individual", "before"), ("merged", "after")):
+            storage = condition.runs[0].results["storage"]
+            size = mean_bytes(condition, f"bytes_{when}")
+            costs = [run.about["scoring"][model] for run in condition.runs]
+            rows.append(
+                {
+                    "run": condition.name,
+                    "model": model,
+                    "encoders": storage[f"encoders_{when}"],
+                    "passes": storage[f"passes_{when}"],
+                    "MB": size / MEGABYTE,
+                    "times less": mean_bytes(condition, "bytes_before") / size,
+                    **(_speed(costs) if None not in costs else {}),
+                }
+            )
+    note = (
+        "Bytes of the files that are kept; passes of a batch that holds every item; rows per "
+        "second and memory of a process that scores one item, as measured when it was evaluated."
+    )
+    return Table("efficiency", "Efficiency", note, named(rows), {}, {})
+
+
+def _speed(costs: Sequence[Mapping[str, float]]) -> Row:
+    seconds = sum(cost["seconds"] for cost in costs)
+    return {
+        "rows per second": sum(cost["responses"] for cost in costs) / seconds,
+        "peak memory, MB": max(cost["peak_memory"] for cost in costs) / MEGABYTE,
+    }
+
+
+def sources(conditions: Sequence[Condition]) -> Table:
+    """What every cell is made of: one row per run, item and model, with its key in the store."""
+    rows = [
+        {
+            "run": condition.name,
+            "seed": run.seed,
+            "folder": run.folder.name,
+            "item": item["name"],
+            "model": model,
+            "evaluation": made.get(model, ""),
+            **{HEADINGS[name]: item["scores"][model][name] for name in METRICS},
+            "responses": item["scores"][model]["responses"],
+        }
+        for condition in conditions
+        for run in condition.runs
+        for item, made in zip(run.results["items"], run.about["evaluations"], strict=True)
+        for model in MODELS
+    ]
+    note = "Every score with the run it is of and the key of its evaluation in the store."
+    return Table("sources", "Sources", note, named(rows), {}, {})

@@ -1,0 +1,124 @@
+"""The tables of evidence: agreement with the raters, and what predicts the cost of a merge."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from gwsmm.report.table import Row, Table, named, spread
+from gwsmm.study.agreement import agreements, label_agreements, subgroups
+from gwsmm.study.conditions import Condition
+from gwsmm.study.prediction import Place, Prediction
+
+_SAID = {
+    "qwk": "quadratic weighted kappa",
+    "kappa": "kappa",
+    "label_kappa": "kappa of labels",
+    "smd": "standardised mean difference",
+}
+
+
+def agreement(conditions: Sequence[Condition]) -> Table:
+    """Every item's agreement with the rater, of the models and of a second rater."""
+    rows = [
+        {
+            "run": condition.name,
+            "item": each.item,
+            "scored by": each.scorer,
+            **{_SAID[name]: value for name, value in each.values.items()},
+        }
+        for condition in conditions
+        for each in agreements(condition.runs)
+    ]
+    note = (
+        "With the rater whose scores are the truth; a standardised mean difference beyond ±0.15 is "
+        "usually held to matter. Scores have kappas of their own; labels have the mean of theirs."
+    )
+    return Table("agreement", "Agreement with raters", note, named(rows), {}, {})
+
+
+def labels(conditions: Sequence[Condition]) -> Table:
+    """Every label's kappa, and how often each side gives it."""
+    rows = [
+        {
+            "run": condition.name,
+            "item": each.item,
+            "label": each.label,
+            "scored by": each.scorer,
+            **each.values,
+        }
+        for condition in conditions
+        for each in label_agreements(condition.runs)
+    ]
+    note = "Prevalence is the share of responses to which the rater, and the scorer, give it."
+    return Table("labels", "Every label", note, named(rows), {}, {})
+
+
+def groups(conditions: Sequence[Condition]) -> Table | None:
+    """How the scores differ between subgroups of the students; None: none are known."""
+    rows = [
+        {
+            "run": condition.name,
+            "item": each.item,
+            "subgroup": each.group,
+            "scored by": each.scorer,
+            "responses": each.responses,
+            "micro F1": each.values["micro_f1"],
+            "standardised mean difference": each.values["smd"],
+        }
+        for condition in conditions
+        for each in subgroups(condition.runs)
+    ]
+    if not rows:
+        return None
+    note = "Mean differences are from the rater, within the subgroup."
+    return Table("subgroups", "Subgroups", note, named(rows), {}, {})
+
+
+def predicting(found: Sequence[Prediction]) -> Table | None:
+    """What says beforehand which pairs merge well; None: no run merged the pairs."""
+    if not found:
+        return None
+    rows: list[Row] = [
+        {
+            "signal": each.signal,
+            "predicts": each.loss,
+            "responses": each.split,
+            **spread("Spearman", each.correlation),
+            "p": each.p,
+            "p (Holm)": each.p_holm,
+            **spread("Spearman without item effects", each.own),
+        }
+        for each in found
+    ]
+    note = (
+        "Rank correlation over all pairs of items between a signal and what merging the two costs "
+        "them on average; a distance that works has a positive one. Intervals by the jackknife "
+        "over items, p by Mantel's permutations of items. Without item effects: what is left when "
+        "every item's own share is taken from both sides."
+    )
+    return Table("prediction", "Does it predict the loss?", note, pd.DataFrame(rows), {}, {})
+
+
+def standings(found: Sequence[Place]) -> Table | None:
+    """Plans among random ones; None: there were none."""
+    if not found:
+        return None
+    rows = [
+        {
+            "run": each.condition,
+            "seed": each.seed,
+            "micro F1": each.score,
+            "mean of random plans": sum(each.others) / len(each.others),
+            "best of them": max(each.others),
+            "random plans": each.standing.plans,
+            "all there are": each.complete,
+            "percentile": each.standing.percentile,
+            "p": each.standing.p,
+        }
+        for each in found
+    ]
+    note = (
+        "Test micro F1 over all items of the plan, and of random plans with groups of the same "
+        "sizes; the percentile is the share of these that are worse, p that of those as good."
+    )
+    return Table("standings", "Among random plans", note, named(rows), {}, {})

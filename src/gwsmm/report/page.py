@@ -1,0 +1,159 @@
+"""`report.html`: one page that needs nothing but itself."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import resources
+
+import yaml
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from gwsmm.report import figures
+from gwsmm.report.figures import Draw
+from gwsmm.report.table import Table
+from gwsmm.study.conditions import Condition
+from gwsmm.study.prediction import Place, Prediction
+
+_MOST = 6  # pictures of a kind
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What the page shows as a figure.
+
+    Attributes:
+        title: a line above it.
+        alt: what it shows, for who does not see it.
+        svg: the picture.
+    """
+
+    title: str
+    alt: str
+    svg: Markup
+
+
+def page(
+    title: str,
+    conditions: Sequence[Condition],
+    tables: Sequence[Table],
+    evidence: tuple[Sequence[Prediction], Sequence[Place]],
+    notes: Sequence[str],
+) -> str:
+    """The page. Names of items and labels, and whatever else runs hold, stand in it as text.
+
+    Args:
+        title: of the page.
+        conditions: what is reported.
+        tables: in their order.
+        evidence: what predicts the loss, and where the plans stand among random ones.
+        notes: that stand above everything.
+    """
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    source = resources.files("gwsmm.report").joinpath("page.html.j2").read_text("utf-8")
+    return environment.from_string(source).render(
+        title=title,
+        notes=notes,
+        figures=_figures(conditions, *evidence),
+        headline=_headline(conditions),
+        plans=[(c.name, run.seed, run.plan) for c in conditions for run in c.runs],
+        seeds=len(conditions[0].runs),
+        tables=tables,
+        configurations=[
+            (c.name or "the run", yaml.safe_dump(dict(c.runs[0].config), sort_keys=False))
+            for c in conditions
+        ],
+        overrides=[
+            (run.folder.name, " ".join(run.about["overrides"]))
+            for c in conditions
+            for run in c.runs
+        ],
+    )
+
+
+def _headline(conditions: Sequence[Condition]) -> list[tuple[str, str, str]]:
+    """Per condition what it keeps, and at which storage and passes."""
+    found = []
+    for condition in conditions:
+        own, merged = (
+            condition.overall(model, "micro_f1").mean() for model in ("individual", "merged")
+        )
+        storage = condition.runs[0].results["storage"]
+        passes = f"{storage['passes_after']} of {storage['passes_before']} passes"
+        kept = f"{100 * merged / own:.1f} %" if own else "–"
+        cost = f"{storage['factor']:.1f} × less storage, {passes}"
+        found.append((condition.name or "merged", kept, cost))
+    return found
+
+
+def _figures(
+    conditions: Sequence[Condition], found: Sequence[Prediction], places: Sequence[Place]
+) -> list[Picture]:
+    run = conditions[0].runs[0]
+    distances, plan = run.distances, run.plan
+    said = f"by {distances.quantity}, {_of(conditions[0].name, run.seed)}"
+    side = min(9.0, 3 + 0.35 * len(distances.names))
+    pictures = [
+        _picture(
+            f"Similarity of the items {said}",
+            f"Heat map of {len(distances.names)} items, those of a group framed; the plan: "
+            + "; ".join(", ".join(group) for group in plan.groups),
+            partial(figures.heat_map, distances=distances, plan=plan),
+            (side, side),
+        ),
+        _picture(
+            f"Tree of the items {said}",
+            "Dendrogram of average linkage; items that join far to the right are near.",
+            partial(figures.dendrogram, distances=distances, plan=plan),
+            (5.5, 0.6 + 0.28 * len(distances.names)),
+        ),
+        _picture(
+            f"Map of the items {said}",
+            "Items as points, near ones near each other, by classical scaling of the distances.",
+            partial(figures.item_map, distances=distances, plan=plan),
+            (5.5, 4.2),
+        ),
+        _picture(
+            "Micro F1 of every item before and after",
+            "Bars for every item: individual models beside what was merged; numbers in the table "
+            "“Every item”.",
+            partial(figures.item_bars, conditions=conditions),
+            (max(6.0, 0.7 * len(distances.names)), 4.2),
+        ),
+        _picture(
+            "Scores against storage",
+            "Micro F1 against megabytes; numbers in the table “Performance”.",
+            partial(figures.frontier, conditions=conditions),
+            (5.5, 3.8),
+        ),
+    ]
+    pictures += [
+        _picture(
+            "The plan among random plans of the same sizes",
+            "Histogram of the scores of random plans with a line at the plan's own; numbers in "
+            "the table “Among random plans”.",
+            partial(figures.random_plans, place=place),
+            (5.5, 3.6),
+        )
+        for place in places[:_MOST]
+    ]
+    pictures += [
+        _picture(
+            "What merging two items costs, against what was known before",
+            "A point for every pair of items; numbers in the table “Does it predict the loss?”.",
+            partial(figures.pairs, found=each),
+            (5.5, 3.8),
+        )
+        for each in found[:_MOST]
+    ]
+    return pictures
+
+
+def _of(name: str, seed: int) -> str:
+    return f"{name}, seed {seed}" if name else f"seed {seed}"
+
+
+def _picture(title: str, alt: str, draw: Draw, size: tuple[float, float]) -> Picture:
+    return Picture(title, alt, Markup(figures.svg(draw, size)))  # matplotlib escapes names

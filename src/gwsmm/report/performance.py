@@ -1,0 +1,179 @@
+"""The paper's tables: the items, the plans, and how every model performs."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from gwsmm.metrics import METRICS
+from gwsmm.report.table import Row, Table, named, spread
+from gwsmm.study.conditions import Condition
+from gwsmm.study.estimates import LEVEL, kept_enough, mean_over_items, share_kept
+
+HEADINGS = {
+    "micro_f1": "micro F1",
+    "macro_f1": "macro F1",
+    "exact_match": "exact match",
+    "label_accuracy": "label accuracy",
+}
+MODELS = ("majority", "individual", "merged")
+KEPT = "micro F1 kept"
+PUBLISHED = Path(__file__).parent / "published.json"
+MEGABYTE = 1e6
+
+
+def data(conditions: Sequence[Condition]) -> Table:
+    """The paper's table 1: sizes of the items, and how often their labels are given."""
+    condition = conditions[0]
+    run = condition.runs[0]
+    rows = []
+    for item in run.results["items"]:
+        shares = run.decisions(item["name"])["truth"].mean(axis=0)
+        rows.append(
+            {
+                "item": item["name"],
+                "kind": item["kind"],
+                "labels": len(item["labels"]),
+                "train": item["train"] + item["validation"],
+                "test": item["test"],
+                "rarest label": float(shares.min()),
+                "commonest label": float(shares.max()),
+            }
+        )
+    note = (
+        f"Train includes validation; shares are of the test responses. Seed {run.seed}: of other "
+        "seeds the sizes may differ by a response."
+    )
+    return Table("data", "Items", note, pd.DataFrame(rows), {}, {})
+
+
+def plans(conditions: Sequence[Condition]) -> Table:
+    """Which items share an encoder under each condition, seed by seed."""
+    rows = []
+    for condition in conditions:
+        number = {name: i + 1 for i, name in enumerate(condition.names)}
+        for run in condition.runs:
+            groups = [[number[name] for name in group] for group in run.plan.groups]
+            rows.append(
+                {
+                    "run": condition.name,
+                    "seed": run.seed,
+                    "encoders": len(groups),
+                    "groups": " ".join(f"({', '.join(map(str, g))})" for g in groups),
+                    "source": run.plan.source,
+                }
+            )
+    note = "Items are numbered as in the first table."
+    return Table("plans", "Plans", note, named(rows), {}, {})
+
+
+def performance(conditions: Sequence[Condition]) -> Table:
+    """The paper's table 2: every model, over all items and over those that are merged."""
+    rows: list[Row] = []
+    for scope in ("overall", "merged_only"):
+        for model in MODELS:
+            these = [c for c in conditions if all(run.results[scope] for run in c.runs)]
+            made = [_performance(condition, model, scope) for condition in these]
+            if model != "merged" and len(made) > 1 and _alike(made):
+                made = [{**made[0], "run": ""}]
+            rows += made
+    rows += _published(conditions)
+    frame = named(rows).astype({"encoders": "Int64", "seeds": "Int64"})
+    merged = frame[(frame["model"] == "merged") & (frame["scope"] == "all items")].index
+    several = len(merged) > 1
+    best = {
+        name: frozenset(at for at in merged if frame[name][at] == frame.loc[merged, name].max())
+        for name in (*HEADINGS.values(), KEPT)
+        if several
+    }
+    first = conditions[0].runs
+    note = (
+        f"Means over {len(conditions[0].names)} items, weighted by their test responses"
+        + (f", and over {len(first)} seeds" if len(first) > 1 else "")
+        + "; in brackets the 95 % interval, items drawn with replacement. † keeps at least 99 % of "
+        "the individual score (one-sided t-test over items, Holm, p < 0.05)."
+        + (f" Published: {_record()['source']}." if _reproduces(conditions) else "")
+    )
+    marks = _enough(conditions, frame)
+    return Table("performance", "Performance", note, frame, best, marks)
+
+
+def _performance(condition: Condition, model: str, scope: str) -> Row:
+    whole = scope == "overall"
+    storage = condition.runs[0].results["storage"]
+    encoders, key = {
+        "majority": (0, None),
+        "individual": (storage["encoders_before"], "bytes_before"),
+        "merged": (storage["encoders_after"], "bytes_after"),
+    }[model]
+    row: Row = {
+        "scope": "all items" if whole else "merged items only",
+        "run": condition.name,
+        "model": model,
+        "seeds": len(condition.runs),
+        "encoders": encoders if whole else None,
+        "MB": mean_bytes(condition, key) / MEGABYTE if whole and key else None,
+    }
+    for name in METRICS:
+        if whole:
+            row |= spread(HEADINGS[name], mean_over_items(condition, model, name))
+        else:
+            row[HEADINGS[name]] = float(condition.overall(model, name, scope).mean())
+    individual = condition.overall("individual", "micro_f1", scope).mean()
+    kept = condition.overall(model, "micro_f1", scope).mean() / individual if individual else None
+    row[KEPT] = kept
+    if model == "merged" and whole:
+        share = share_kept(condition, "micro_f1")
+        row |= {f"{KEPT} low": share.low, f"{KEPT} high": share.high}
+    return row
+
+
+def mean_bytes(condition: Condition, key: str) -> float:
+    """Of `bytes_before` or `bytes_after` over the seeds."""
+    return sum(float(run.results["storage"][key]) for run in condition.runs) / len(condition.runs)
+
+
+def _alike(rows: Sequence[Row]) -> bool:
+    own = [{k: v for k, v in row.items() if k != "run"} for row in rows]
+    return all(repr(row) == repr(own[0]) for row in own)  # nan is not equal to itself
+
+
+def _enough(conditions: Sequence[Condition], frame: pd.DataFrame) -> Mapping[tuple[str, int], str]:
+    """A dagger behind what keeps enough."""
+    marks = {}
+    for metric in ("micro_f1", "macro_f1"):
+        enough = dict(
+            zip([c.name for c in conditions], kept_enough(conditions, metric), strict=True)
+        )
+        for at, row in frame.iterrows():
+            here = row["model"] == "merged" and row["scope"] == "all items"
+            if here and enough[row.get("run", "")] < LEVEL:
+                marks[HEADINGS[metric], int(str(at))] = " †"
+    return marks
+
+
+def _record() -> Mapping[str, Any]:
+    found: Mapping[str, Any] = json.loads(PUBLISHED.read_text("utf-8"))
+    return found
+
+
+def _reproduces(conditions: Sequence[Condition]) -> bool:
+    """Whether one of the runs merges as the paper's authors did."""
+    return any("published" in c.settings.get("merge._target_", "") for c in conditions)
+
+
+def _published(conditions: Sequence[Condition]) -> list[Row]:
+    if not _reproduces(conditions):
+        return []
+    record = _record()["rows"]
+    whole = record[0]["micro_f1"]
+    return [
+        {
+            "scope": "published",
+            **{HEADINGS.get(name, name): value for name, value in row.items()},
+            KEPT: row["micro_f1"] / whole,
+        }
+        for row in record
+    ]

@@ -1,0 +1,152 @@
+"""A table of figures, and how it is written: Markdown, CSV and LaTeX."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tabulate import tabulate
+
+from gwsmm.evidence.bootstrap import Interval
+
+_ENDS = (" low", " high")
+_BOLD = ("\ue000", "\ue001")  # private characters, which no table holds
+_LATEX_BOLD = (r"\textbf{", "}")
+_MARKDOWN_BOLD = ("**", "**")
+_PER_CENT = ("kept", "percentile")
+_ONE_DECIMAL = ("MB", "times less", "rows per second", "responses")
+
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """What a report shows as one table.
+
+    Attributes:
+        name: of its files.
+        title: a line.
+        note: how to read it, and where its figures come from.
+        frame: every figure as a number; the columns `x low` and `x high` are the interval of `x`.
+        best: positions of the rows to mark, by column.
+        marks: what follows a cell, by column and position of the row, e.g. `*`.
+    """
+
+    name: str
+    title: str
+    note: str
+    frame: pd.DataFrame
+    best: Mapping[str, frozenset[int]]
+    marks: Mapping[tuple[str, int], str]
+
+    @property
+    def columns(self) -> list[str]:
+        """What is shown: the ends of intervals stand in one cell with the figure."""
+        return [str(name) for name in self.frame.columns if not str(name).endswith(_ENDS)]
+
+    def cells(self) -> list[list[str]]:
+        """Rows of what is shown, without the marks of the best."""
+        return [[self._cell(at, name) for name in self.columns] for at in range(len(self.frame))]
+
+    def is_text(self, column: str) -> bool:
+        """Whether a column holds words, which stand on the left."""
+        return not pd.api.types.is_numeric_dtype(self.frame[column])
+
+    def is_best(self, row: int, column: str) -> bool:
+        """Whether a cell is to be marked."""
+        return row in self.best.get(column, frozenset())
+
+    def _cell(self, at: int, column: str) -> str:
+        text = cell(column, self.frame[column].iloc[at])
+        if f"{column} low" in self.frame:
+            low, high = (self.frame[column + end].iloc[at] for end in _ENDS)
+            if not (pd.isna(low) or pd.isna(high)):
+                text += f" [{_end(column, low)}, {_end(column, high)}]"
+        return text + self.marks.get((column, at), "")
+
+
+def spread(name: str, found: Interval) -> Row:
+    """The three columns of an estimate."""
+    return {name: found.value, f"{name} low": found.low, f"{name} high": found.high}
+
+
+def named(rows: Sequence[Row]) -> pd.DataFrame:
+    """The rows, without the column of the run's name where there is one run alone."""
+    frame = pd.DataFrame(rows)
+    return frame.drop(columns="run") if (frame["run"] == "").all() else frame
+
+
+def cell(column: str, value: object) -> str:
+    """A value as a table shows it: a dash where there is none, a share as per cent."""
+    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if column.endswith(_PER_CENT):
+        scale = 100 if column.endswith("kept") else 1
+        return f"{scale * float(value):.1f} %"  # type: ignore[arg-type]
+    if column.endswith(_ONE_DECIMAL):
+        return f"{value:.0f}" if isinstance(value, Integral) else f"{value:.1f}"
+    if column.startswith("p ") or column == "p":
+        return "< 0.001" if float(value) < 0.001 else f"{value:.3f}"  # type: ignore[arg-type]
+    return f"{value:d}" if isinstance(value, Integral) else f"{value:.4f}"
+
+
+def _end(column: str, value: float) -> str:
+    return f"{100 * value:.1f}" if column.endswith("kept") else f"{value:.3f}"
+
+
+def markdown(table: Table) -> str:
+    """A Markdown table; the best cells are bold."""
+    shown = [[text.replace("|", r"\|") for text in row] for row in _marked(table)]
+    columns = [name.replace("|", r"\|") for name in table.columns]
+    return _with(_MARKDOWN_BOLD, tabulate(shown, headers=columns, tablefmt="github", **_PLAIN))
+
+
+def latex(table: Table) -> str:
+    """A LaTeX table with booktabs rules, special characters escaped; the best cells are bold."""
+    text = tabulate(_marked(table), headers=table.columns, tablefmt="latex_booktabs", **_PLAIN)
+    return _with(_LATEX_BOLD, text)
+
+
+_PLAIN: dict[str, Any] = {"disable_numparse": True}
+
+
+def _marked(table: Table) -> list[list[str]]:
+    return [
+        [
+            text.join(_BOLD) if table.is_best(at, column) else text
+            for column, text in zip(table.columns, row, strict=True)
+        ]
+        for at, row in enumerate(table.cells())
+    ]
+
+
+def _with(bold: tuple[str, str], text: str) -> str:
+    for mark, said in zip(_BOLD, bold, strict=True):
+        text = text.replace(mark, said)
+    return text
+
+
+def write_tables(tables: Sequence[Table], folder: Path, heading: Sequence[str]) -> None:
+    """Write `report.md` with all tables, and `tables/NAME` of each as Markdown, CSV and LaTeX."""
+    (folder / "tables").mkdir(exist_ok=True)
+    lines = [*heading]
+    for table in tables:
+        shown, path = [table.note, markdown(table)], folder / "tables" / table.name
+        lines += [f"## {table.title}", *shown]
+        said = "".join(f"% {line}\n" for line in (*heading, table.title, table.note))
+        for ending, text in (
+            (".md", "\n\n".join([*heading, *shown]) + "\n"),
+            (".csv", table.frame.to_csv(index=False)),
+            (".tex", said + latex(table) + "\n"),
+        ):
+            path.with_suffix(ending).write_text(text, encoding="utf-8")
+    (folder / "report.md").write_text("\n\n".join(lines) + "\n", encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Folders of finished runs → conditions, intervals and tests: what a report shows."""

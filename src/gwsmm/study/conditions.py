@@ -1,0 +1,144 @@
+"""Runs that differ in nothing but the seed are one condition."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gwsmm.study.reading import RunFolder
+from gwsmm.types import InputError
+
+Numbers = NDArray[np.float64]
+Settings = Mapping[str, str]
+
+_NOT_SCIENCE = ("name", "store", "execute", "trainer", "tracker")  # change no result
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """One way to do it, seed by seed.
+
+    Attributes:
+        name: what was asked for and no other condition shares; empty for the only one.
+        settings: everything but seeds, by its name in the configuration.
+        runs: one for each seed.
+    """
+
+    name: str
+    settings: Settings
+    runs: tuple[RunFolder, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the items."""
+        return self.runs[0].names
+
+    def scores(self, model: str, metric: str) -> Numbers:
+        """[N]: of every item, the mean over the seeds."""
+        found: Numbers = self._by_seed(model, metric).mean(axis=0)
+        return found
+
+    def overall(self, model: str, metric: str, scope: str = "overall") -> Numbers:
+        """[seeds]: of all items, or with `merged_only` of those that share an encoder."""
+        return np.array([run.results[scope][model][metric] for run in self.runs])
+
+    def at(self, seeds: Collection[int]) -> "Condition":
+        """The runs with these seeds, so that two conditions can be compared on the same ones."""
+        return replace(self, runs=tuple(run for run in self.runs if run.seed in seeds))
+
+    @property
+    def seeds(self) -> frozenset[int]:
+        """Of the runs."""
+        return frozenset(run.seed for run in self.runs)
+
+    @cached_property
+    def responses(self) -> Numbers:
+        """[N]: test responses of every item, the mean over the seeds."""
+        return self.scores("individual", "responses")
+
+    def _by_seed(self, model: str, metric: str) -> Numbers:
+        return np.array(
+            [[item["scores"][model][metric] for item in run.results["items"]] for run in self.runs],
+            dtype=float,
+        )
+
+
+def conditions(runs: Sequence[RunFolder]) -> list[Condition]:
+    """The runs by what they are, in the order in which they were given.
+
+    Raises:
+        InputError: two runs are the same, seed and all.
+    """
+    found: dict[str, list[RunFolder]] = {}
+    for run in runs:
+        key = json.dumps(_settings(run.config), sort_keys=True)
+        for other in found.get(key, []):
+            if other.seed == run.seed:
+                raise InputError(
+                    f"{other.folder} and {run.folder} are the same experiment with seed "
+                    f"{run.seed}: give one of them"
+                )
+        found.setdefault(key, []).append(run)
+    groups = [tuple(sorted(group, key=lambda run: run.seed)) for group in found.values()]
+    names = _names(groups)
+    return [
+        Condition(name, _settings(group[0].config), group)
+        for name, group in zip(names, groups, strict=True)
+    ]
+
+
+def _settings(config: Mapping[str, object]) -> Settings:
+    """Every setting that can change a result, but for the seeds."""
+    flat = dict(_flat({k: v for k, v in config.items() if k not in _NOT_SCIENCE}))
+    return {name: value for name, value in flat.items() if name.split(".")[-1] != "seed"}
+
+
+def _flat(node: object, at: str = "") -> list[tuple[str, str]]:
+    if isinstance(node, Mapping) and node:
+        return [
+            pair for key, part in node.items() for pair in _flat(part, f"{at}.{key}".strip("."))
+        ]
+    return [(at, json.dumps(node))]
+
+
+def _names(groups: Sequence[Sequence[RunFolder]]) -> list[str]:
+    """What was asked for in one condition and not in all; where that says nothing, the folder."""
+    if len(groups) == 1:
+        return [""]
+    asked = [
+        [o for o in group[0].about["overrides"] if not o.startswith("seed=")] for group in groups
+    ]
+    own = [
+        " ".join(o for o in each if not all(o in others for others in asked)) or "default"
+        for each in asked
+    ]
+    return [
+        name if own.count(name) == 1 else f"{name} ({group[0].folder.name})"
+        for name, group in zip(own, groups, strict=True)
+    ]
+
+
+def axes(found: Sequence[Condition]) -> dict[str, list[Condition]]:
+    """The ablations: per setting, the first condition and those that differ from it in it alone.
+
+    A choice of a strategy brings its own settings along: they count as one axis, the choice.
+    """
+    first, slices = found[0], dict[str, list[Condition]]()
+    for other in found[1:]:
+        changed = {
+            _axis(name, first.settings, other.settings)
+            for name in first.settings.keys() | other.settings.keys()
+            if first.settings.get(name) != other.settings.get(name)
+        }
+        if len(changed) == 1:
+            slices.setdefault(changed.pop(), [first]).append(other)
+    return slices
+
+
+def _axis(name: str, first: Settings, other: Settings) -> str:
+    choice = name.split(".")[0]
+    target = f"{choice}._target_"
+    return choice if first.get(target) != other.get(target) else name

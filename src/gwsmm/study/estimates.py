@@ -1,0 +1,99 @@
+"""Overall figures with their intervals, and what tells conditions apart, over the items."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gwsmm.evidence.bootstrap import Bootstrap, Interval, difference, ratio
+from gwsmm.evidence.counting import METRICS
+from gwsmm.evidence.testing import holm, keeps, paired_t, wilcoxon
+from gwsmm.study.conditions import Condition, Numbers
+from gwsmm.study.reading import RunFolder
+
+BOOTSTRAP = Bootstrap(repeats=2000, level=0.95, seed=0)
+LEVEL = 0.05
+ENOUGH = 0.99
+"""The share of the individual score of which it is tested whether it is kept."""
+
+
+def mean_over_items(condition: Condition, model: str, metric: str) -> Interval:
+    """Of a model, weighted by responses; the interval draws items."""
+    values = condition.scores(model, metric)[:, None]
+    interval = BOOTSTRAP.over_items(values, condition.responses, lambda means: means[..., 0])
+    return Interval(float(condition.overall(model, metric).mean()), interval.low, interval.high)
+
+
+def share_kept(condition: Condition, metric: str) -> Interval:
+    """Merged as a share of individual, both weighted by responses; the interval draws items."""
+    both = np.stack([condition.scores(m, metric) for m in ("individual", "merged")], axis=1)
+    return BOOTSTRAP.over_items(both, condition.responses, ratio)
+
+
+def item_change(runs: Sequence[RunFolder], item: str, metric: str) -> Interval:
+    """Merged minus individual of one item; responses are drawn, the same for both models.
+
+    Of several seeds the mean of each end: the seeds score many of the same responses, so they are
+    not taken for so many more of them.
+    """
+    found = []
+    for run in runs:
+        own = run.decisions(item)
+        models = [own["individual"], own["merged"]]
+        found.append(BOOTSTRAP.over_responses(METRICS[metric], own["truth"], models, difference))
+    return Interval(*(float(np.mean([getattr(x, end) for x in found])) for end in _ENDS))
+
+
+_ENDS = ("value", "low", "high")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A condition against another one, over the items.
+
+    Attributes:
+        change: in the weighted mean.
+        t: p-value of the paired t-test: the paper's.
+        wilcoxon: p-value of the signed-rank test.
+        t_holm: `t`, adjusted for all that are compared in one table.
+        wilcoxon_holm: likewise.
+    """
+
+    change: Interval
+    t: float
+    wilcoxon: float
+    t_holm: float
+    wilcoxon_holm: float
+
+
+def compared(
+    pairs: Sequence[tuple[Numbers, Numbers]], responses: Sequence[Numbers]
+) -> list[Comparison]:
+    """Of pairs of item scores [N], the second against the first; p-values adjusted over all.
+
+    Args:
+        pairs: what is compared.
+        responses: [N] for each pair, the weights of the means.
+    """
+    t = [paired_t(one, other) for one, other in pairs]
+    signed = [wilcoxon(one, other) for one, other in pairs]
+    changes = [
+        BOOTSTRAP.over_items(np.stack(pair, axis=1), weights, difference)
+        for pair, weights in zip(pairs, responses, strict=True)
+    ]
+    return [
+        Comparison(*each) for each in zip(changes, t, signed, holm(t), holm(signed), strict=True)
+    ]
+
+
+def kept_enough(conditions: Sequence[Condition], metric: str) -> list[float]:
+    """Of every condition the p-value of keeping less than 99 % of the individual score.
+
+    Holm's adjustment over the conditions.
+    """
+    return holm(
+        [
+            keeps(c.scores("individual", metric), c.scores("merged", metric), ENOUGH)
+            for c in conditions
+        ]
+    )

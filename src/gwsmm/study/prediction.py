@@ -1,0 +1,199 @@
+"""Whether a distance predicts what merging two items costs, and how a plan does among others."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gwsmm.evidence.association import Association, Matrix, without_items
+from gwsmm.evidence.bootstrap import Interval
+from gwsmm.evidence.standing import Standing, standing
+from gwsmm.evidence.testing import holm
+from gwsmm.study.conditions import Condition
+from gwsmm.study.reading import RunFolder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ASSOCIATION = Association(draws=10_000, level=0.95, seed=0)
+LOSSES = {"micro_f1": "micro F1 lost", "loss": "cross-entropy gained"}
+_DRIFTS = {"drift": "drift by the distance", "drift_cka": "drift by CKA"}
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """How well one signal predicts one loss, over all pairs of items; means over the seeds.
+
+    Attributes:
+        signal: what is known before, e.g. `GW loss`.
+        loss: what merging the two costs on average, of `LOSSES`.
+        split: whose responses the loss is of.
+        signals: [N, N].
+        losses: [N, N].
+        correlation: Spearman's, with its interval over items.
+        p: of the Mantel test.
+        p_holm: adjusted for all that were tried in one table.
+        own: the correlation once every item's own share is taken from both sides.
+    """
+
+    signal: str
+    loss: str
+    split: str
+    signals: Matrix
+    losses: Matrix
+    correlation: Interval
+    p: float
+    p_holm: float
+    own: Interval
+
+
+def predictions(conditions: Sequence[Condition], split: str) -> list[Prediction]:
+    """Of every signal that the runs with merged pairs know, for both losses.
+
+    Conditions that differ in the plan alone merge the same pairs, and so do seeds: the first
+    condition stands for them, with the means over its seeds.
+    """
+    found: list[tuple[str, str, Matrix, Matrix]] = []
+    for condition in _apart_from_plans(conditions):
+        runs = [run for run in condition.runs if run.attempts is not None]
+        if not runs or len(runs[0].names) < 4 or not _has_pairs(runs[0]):
+            continue
+        for loss, said in LOSSES.items():
+            losses = np.mean([pair_losses(run, loss, split) for run in runs], axis=0)
+            for signal, matrix in _signals(condition, runs).items():
+                if not any(
+                    np.array_equal(matrix, m) and np.array_equal(losses, x) for *_, m, x in found
+                ):
+                    found.append((signal, said, matrix, losses))
+    p = [ASSOCIATION.mantel(matrix, losses) for _, _, matrix, losses in found]
+    return [
+        Prediction(
+            signal,
+            loss,
+            split,
+            matrix,
+            losses,
+            ASSOCIATION.interval(matrix, losses),
+            p_value,
+            adjusted,
+            ASSOCIATION.interval(matrix, losses, without_items),
+        )
+        for (signal, loss, matrix, losses), p_value, adjusted in zip(found, p, holm(p), strict=True)
+    ]
+
+
+def _apart_from_plans(conditions: Sequence[Condition]) -> list[Condition]:
+    kinds: dict[str, Condition] = {}
+    for condition in conditions:
+        settings = {k: v for k, v in condition.settings.items() if k.split(".")[0] != "grouping"}
+        kinds.setdefault(repr(sorted(settings.items())), condition)
+    return list(kinds.values())
+
+
+def _signals(condition: Condition, runs: Sequence[RunFolder]) -> dict[str, Matrix]:
+    quantity = runs[0].distances.quantity
+    name = f"{quantity} ({condition.name})" if condition.name else quantity
+    signals = {name: np.mean([run.distances.values for run in runs], axis=0)}
+    for column, said in _DRIFTS.items():
+        if all(_tried(run, "test")[column].notna().all() for run in runs):
+            label = f"{said} ({condition.name})" if condition.name else said
+            signals[label] = np.mean([_pairs(run, column, "test") for run in runs], axis=0)
+    return signals
+
+
+def pair_losses(run: RunFolder, loss: str, split: str) -> Matrix:
+    """[N, N]: what merging two items costs them, mean of the two."""
+    table = _frame(run)
+    own = table[(table["group"] == -1) & (table["split"] == split)].set_index("item")[loss]
+    sign = 1 if loss == "loss" else -1
+    return _pairs(run, loss, split, {str(k): float(v) for k, v in own.items()}, sign)
+
+
+def _pairs(
+    run: RunFolder,
+    column: str,
+    split: str,
+    own: Mapping[str, float] | None = None,
+    sign: int = 1,
+) -> Matrix:
+    """[N, N]: the mean over both items of a column, less their own model's."""
+    at = {name: i for i, name in enumerate(run.names)}
+    groups = {n: g for n, g in enumerate(run.controls["groups"]) if len(g) == 2}
+    matrix = np.zeros((len(at), len(at)))
+    table = _tried(run, split)
+    for group, part in table[table["group"].isin(list(groups))].groupby("group"):
+        one, other = (at[name] for name in groups[int(str(group))])
+        values = part.set_index("item")[column]
+        less = [float(values[name]) - (own[name] if own else 0.0) for name in values.index]
+        matrix[one, other] = matrix[other, one] = sign * float(np.mean(less))
+    return matrix
+
+
+def _frame(run: RunFolder) -> "pd.DataFrame":
+    assert run.attempts is not None
+    return run.attempts
+
+
+def _tried(run: RunFolder, split: str) -> "pd.DataFrame":
+    table = _frame(run)
+    return table[(table["group"] >= 0) & (table["split"] == split)]
+
+
+def _has_pairs(run: RunFolder) -> bool:
+    pairs = sum(len(group) == 2 for group in run.controls["groups"])
+    return pairs == len(run.names) * (len(run.names) - 1) // 2
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """A condition's plan among random plans of the same sizes, by test micro F1 overall.
+
+    Attributes:
+        condition: its name.
+        seed: of the run; plans of several seeds differ, so that each has its own place.
+        score: of the plan.
+        others: of the random plans.
+        complete: whether these are all plans of these sizes.
+        standing: among them.
+    """
+
+    condition: str
+    seed: int
+    score: float
+    others: tuple[float, ...]
+    complete: bool
+    standing: Standing
+
+
+def places(conditions: Sequence[Condition]) -> list[Place]:
+    """Of every run that was held against random plans."""
+    return [
+        _place(condition.name, run)
+        for condition in conditions
+        for run in condition.runs
+        if run.attempts is not None and run.controls["plans"]
+    ]
+
+
+def _place(name: str, run: RunFolder) -> Place:
+    table = _frame(run)
+    of_test = table[table["split"] == "test"]
+    groups = [tuple(group) for group in run.controls["groups"]]
+    numbers, tried, values = (of_test[name].tolist() for name in ("group", "item", "micro_f1"))
+    scores = {
+        (groups[number] if number >= 0 else None, item): float(value)
+        for number, item, value in zip(numbers, tried, values, strict=True)
+    }
+    weights = {item["name"]: item["test"] for item in run.results["items"]}
+
+    def value(plan: Sequence[tuple[str, ...]]) -> float:
+        of = {item: group for group in plan for item in group}
+        each = [scores[of.get(item), item] for item in run.names]
+        return float(np.average(each, weights=[weights[item] for item in run.names]))
+
+    own = value([group for group in run.plan.groups if len(group) > 1])
+    others = tuple(value([groups[i] for i in plan]) for plan in run.controls["plans"])
+    complete = bool(run.controls["all_plans"])
+    found = standing(own, others, complete=complete)
+    return Place(name, run.seed, own, others, complete, found)

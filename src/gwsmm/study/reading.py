@@ -1,0 +1,259 @@
+"""What a finished run left in its folder, read again."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from gwsmm.results import SCHEMA
+from gwsmm.types import Distances, InputError, Plan, partition
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Content = TypeVar("Content")
+Decisions = NDArray[np.uint8]
+_NO_RUN = "give the folder of a finished run or multirun, e.g. outputs/runs/TIME_NAME"
+
+
+@dataclass(frozen=True, eq=False)
+class RunFolder:
+    """A finished run.
+
+    Attributes:
+        folder: where it is.
+        results: the content of `results.json`.
+        config: the composed configuration.
+        about: the content of `run.json`.
+    """
+
+    folder: Path
+    results: Mapping[str, Any]
+    config: Mapping[str, Any]
+    about: Mapping[str, Any]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the items."""
+        return tuple(item["name"] for item in self.results["items"])
+
+    @property
+    def seed(self) -> int:
+        """Of everything that the run drew."""
+        return int(self.results["seed"])
+
+    @property
+    def plan(self) -> Plan:
+        """That was carried out."""
+        plan = self.results["plan"]
+        return partition(plan["groups"], self.names, plan["source"])
+
+    @cached_property
+    def predictions(self) -> "pd.DataFrame":
+        """The content of `predictions.parquet`."""
+        return self._parquet("predictions.parquet")
+
+    def decisions(self, item: str) -> Mapping[str, Decisions]:
+        """[n, L] of an item by who says it: `truth`, and the models."""
+        own = self._of_item[item]
+        labels = own["label"].nunique()
+        found = {
+            str(model): part["decision"].to_numpy(np.uint8).reshape(-1, labels)
+            for model, part in own.groupby("model")
+        }
+        first = own[own["model"] == "individual"]
+        return {**found, "truth": first["truth"].to_numpy(np.uint8).reshape(-1, labels)}
+
+    def second(self, item: str) -> tuple[Decisions, Decisions] | None:
+        """The first and the second rater [m, L] where both rated; None: nobody rated twice."""
+        own = self._of_item[item]
+        if "second" not in own:
+            return None
+        first = own[own["model"] == "individual"]
+        both = first[first["second"].notna()]
+        if both.empty:
+            return None
+        labels = own["label"].nunique()
+        one, other = (
+            both[name].to_numpy(np.uint8).reshape(-1, labels) for name in ("truth", "second")
+        )
+        return one, other
+
+    def subgroups(self, item: str) -> tuple[str, ...] | None:
+        """[n]: the subgroup of whoever gave each response, empty: unknown; None: none is known."""
+        own = self._of_item[item]
+        if "group" not in own:
+            return None
+        first = own[own["model"] == "individual"]
+        return tuple(first["group"].fillna("")[:: own["label"].nunique()])
+
+    @cached_property
+    def _of_item(self) -> "Mapping[str, pd.DataFrame]":
+        return {str(name): part for name, part in self.predictions.groupby("item")}
+
+    @cached_property
+    def attempts(self) -> "pd.DataFrame | None":
+        """The content of `attempts.parquet`; None: nothing was tried beside the plan."""
+        if not (self.folder / "attempts.parquet").exists():
+            return None
+        return self._parquet("attempts.parquet")
+
+    @cached_property
+    def controls(self) -> Mapping[str, Any]:
+        """The content of `controls.json`, which numbers the groups of `attempts`."""
+        return _read(self.folder / "controls.json", json.loads)
+
+    @cached_property
+    def distances(self) -> Distances:
+        """The content of `distances.csv` and `pairs.csv`."""
+        import pandas as pd
+
+        square = _read(self.folder / "distances.csv", lambda text: _table(text, index_col=0))
+        pairs = _read(self.folder / "pairs.csv", _table)
+        at = {name: i for i, name in enumerate(self.names)}
+        n = len(at)
+        details = {}
+        for name in ("converged", "estimated"):
+            details[name] = np.full((n, n), name == "converged")
+            for one, other, value in pairs[["item", "other", name]].itertuples(index=False):
+                details[name][[at[one], at[other]], [at[other], at[one]]] = bool(value)
+        values = square.loc[list(at), list(at)].to_numpy(float)
+        assert isinstance(square, pd.DataFrame)
+        return Distances(self.names, values, str(square.index.name), details)
+
+    def _parquet(self, name: str) -> "pd.DataFrame":
+        import pandas as pd
+
+        try:
+            return pd.read_parquet(self.folder / name)
+        except (OSError, ValueError) as error:
+            raise InputError(_unreadable(self.folder / name, error)) from error
+
+
+class _Scores(TypedDict):
+    micro_f1: float
+    macro_f1: float
+    exact_match: float
+    label_accuracy: float
+    responses: int
+
+
+class _Item(TypedDict):
+    name: str
+    kind: Literal["multilabel", "ordinal"]
+    labels: list[str]
+    train: int
+    validation: int
+    test: int
+    scores: dict[Literal["majority", "individual", "merged"], _Scores]
+
+
+class _Results(TypedDict):
+    """What a report needs of `results.json`."""
+
+    name: str
+    seed: int
+    encoder: dict[str, str]
+    synthetic: bool
+    plan: dict[str, Any]
+    overall: dict[str, _Scores]
+    merged_only: dict[str, _Scores] | None
+    storage: dict[str, float]
+    items: list[_Item]
+
+
+class _About(TypedDict):
+    """What a report needs of `run.json`."""
+
+    overrides: list[str]
+    evaluations: list[dict[str, str]]
+    scoring: dict[str, dict[str, float] | None]
+
+
+def _table(text: str, index_col: int | None = None) -> "pd.DataFrame":
+    from io import StringIO
+
+    import pandas as pd
+
+    names = {"item": str, "other": str}
+    return pd.read_csv(
+        StringIO(text),
+        index_col=index_col,
+        dtype=names if index_col is None else None,
+        keep_default_na=False,
+        na_values=["", "nan"],
+    )
+
+
+def _read(path: Path, parse: Callable[[str], Content]) -> Content:
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        raise InputError(_unreadable(path, error)) from error
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    return f"{path} cannot be read ({type(error).__name__}): {_NO_RUN}"
+
+
+def read_run(folder: Path) -> RunFolder:
+    """The run that left this folder.
+
+    Raises:
+        InputError: it is no folder of a finished run, or of one that another version wrote.
+    """
+    results = _read(folder / "results.json", json.loads)
+    schema = results.get("schema") if isinstance(results, dict) else None
+    if schema != SCHEMA:
+        raise InputError(
+            f"{folder / 'results.json'}: schema {schema!r} and not {SCHEMA}: run it again with "
+            "this version"
+        )
+    config = _read(folder / "config.yaml", yaml.safe_load)
+    about = _read(folder / "run.json", json.loads)
+    _check(_Results, results, folder / "results.json")
+    _check(dict[str, Any], config, folder / "config.yaml")
+    _check(_About, about, folder / "run.json")
+    return RunFolder(folder, results, config, about)
+
+
+def _check(kind: Any, content: object, path: Path) -> None:
+    try:
+        TypeAdapter(kind).validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(f"{path}: {where}: {first['msg']}: {_NO_RUN}") from error
+
+
+def read_runs(folders: Iterable[Path]) -> list[RunFolder]:
+    """The runs of these folders; one of a multirun stands for all its finished jobs.
+
+    Raises:
+        InputError: see `read_run`; or the runs are of different items.
+    """
+    runs = [read_run(job) for folder in folders for job in _jobs(folder)]
+    for run in runs[1:]:
+        if run.names != runs[0].names:
+            raise InputError(
+                f"{run.folder} has other items than {runs[0].folder}: report them one by one"
+            )
+    return runs
+
+
+def _jobs(folder: Path) -> list[Path]:
+    if (folder / "results.json").exists():
+        return [folder]
+    jobs = [path.parent for path in folder.glob("*/run.json")]
+    if not jobs:
+        raise InputError(f"{folder}: there is no results.json in it: {_NO_RUN}")
+    # 2 before 10, and any names that the user gives the folders
+    return sorted(jobs, key=lambda job: (len(job.name), job.name))

@@ -1,0 +1,521 @@
+"""What a report says of finished runs: every figure against what the runs hold, and the page."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from itertools import combinations, pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from little import gwsmm
+from scipy.stats import spearmanr, ttest_rel
+
+from gwsmm.metrics import METRICS, score
+from gwsmm.report.table import Table, latex, markdown
+from gwsmm.study.conditions import axes, conditions
+from gwsmm.study.reading import read_runs
+
+ITEMS = ("apples", "boats", "clouds", "dunes", "eagles", "ferns")
+LABELS = ("E1", "E2")
+HEADINGS = ("micro F1", "macro F1", "exact match", "label accuracy")
+SHARED = ("apples", "boats")  # the plan's only group of several
+
+
+def write_run(
+    folder: Path,
+    *,
+    seed: int = 0,
+    noise: float | None = 0.2,
+    overrides: Sequence[str] = (),
+    config: dict | None = None,
+    labels: Sequence[str] = LABELS,
+    items: Sequence[str] = ITEMS,
+    pairs: bool = False,
+    twice: bool = False,
+) -> Path:
+    """A finished run whose merged model errs so often on what is merged; None: as individual."""
+    random = np.random.default_rng([seed, int(100 * (noise or 0))])
+    folder.mkdir(parents=True)
+    listed, frames = [], []
+    for at, name in enumerate(items):
+        n = 40 + 2 * at
+        truth = (np.random.default_rng([seed, at]).random((n, len(labels))) < 0.4).astype(np.uint8)
+        said = {"majority": np.zeros_like(truth)}
+        said["individual"] = truth ^ (random.random(truth.shape) < 0.1)
+        said["merged"] = said["individual"]
+        if name in SHARED and noise is not None:
+            said["merged"] = truth ^ (random.random(truth.shape) < noise)
+        listed.append(
+            {
+                "name": name,
+                "kind": "multilabel",
+                "labels": list(labels),
+                "train": 90,
+                "validation": 10,
+                "test": n,
+                "scores": {model: score(truth, d).as_dict() for model, d in said.items()},
+            }
+        )
+        for model, decisions in said.items():
+            frame = {
+                "item": name,
+                "response": np.arange(n).repeat(len(labels)),
+                "label": list(labels) * n,
+                "model": model,
+                "truth": truth.ravel(),
+                "probability": decisions.ravel().astype(float),
+                "decision": decisions.ravel(),
+            }
+            if twice:
+                second = pd.array(truth.ravel(), dtype="Int64")
+                second[: 2 * len(labels)] = pd.NA
+                frame |= {"second": second, "group": np.where(np.arange(n) % 2, "a", "b").repeat(2)}
+            frames.append(pd.DataFrame(frame))
+    pd.concat(frames).to_parquet(folder / "predictions.parquet", index=False)
+
+    def over(names: Sequence[str]) -> dict:
+        these = [item for item in listed if item["name"] in names]
+        weights = [item["test"] for item in these]
+        return {
+            model: {
+                **{
+                    metric: float(
+                        np.average([i["scores"][model][metric] for i in these], weights=weights)
+                    )
+                    for metric in METRICS
+                },
+                "responses": sum(weights),
+            }
+            for model in ("majority", "individual", "merged")
+        }
+
+    groups = [list(SHARED), *([name] for name in items if name not in SHARED)]
+    plan = {"source": "average linkage of the GW loss", "groups": groups}
+    results = {
+        "schema": 1,
+        "name": "run",
+        "seed": seed,
+        "encoder": {"model": "an encoder"},
+        "synthetic": False,
+        "plan": plan,
+        "overall": over(items),
+        "merged_only": over(SHARED),
+        "storage": {
+            "encoders_before": len(items),
+            "encoders_after": len(groups),
+            "passes_before": len(items),
+            "passes_after": len(groups),
+            "bytes_before": 6_000_000,
+            "bytes_after": 5_000_000,
+            "factor": 1.2,
+        },
+        "items": listed,
+    }
+    (folder / "results.json").write_text(json.dumps(results))
+    settings = {"seed": seed, "merge": {"_target_": "gwsmm.merge.ties.Ties", "seed": seed}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings | (config or {})))
+    evaluations = [{"item": n, "individual": "f" * 32, "merged": "f" * 32} for n in items]
+    cost = {"seconds": 2.0, "responses": 100, "peak_memory": 10**9}
+    about = {
+        "overrides": [*overrides, f"seed={seed}"],
+        "evaluations": evaluations,
+        "scoring": {"individual": cost, "merged": None},
+    }
+    (folder / "run.json").write_text(json.dumps(about))
+    write_distances(folder, seed, items)
+    if pairs:
+        write_attempts(folder, seed, results, items)
+    return folder
+
+
+def apart(seed: int, n: int) -> np.ndarray:
+    """[n, n] of distances."""
+    values = np.random.default_rng(seed).random((n, n))
+    return np.triu(values, 1) + np.triu(values, 1).T
+
+
+def write_distances(folder: Path, seed: int, items: Sequence[str]) -> None:
+    values = apart(seed, len(items))
+    frame = pd.DataFrame(values, index=list(items), columns=list(items))
+    frame.to_csv(folder / "distances.csv", index_label="GW loss")
+    rows = [
+        {"item": items[i], "other": items[j], "value": values[i, j], "converged": i > 0}
+        for i, j in combinations(range(len(items)), 2)
+    ]
+    pd.DataFrame(rows).assign(estimated=False).to_csv(folder / "pairs.csv", index=False)
+
+
+def write_attempts(folder: Path, seed: int, results: dict, items: Sequence[str]) -> None:
+    """Pairs that lose as much as they are apart, and all plans of one pair."""
+    groups = list(combinations(range(len(items)), 2))
+    values = apart(seed, len(items))
+    rows = []
+    for split in ("validation", "test"):
+        for at, item in enumerate(results["items"]):
+            own = item["scores"]["individual"]["micro_f1"]
+            same = {"item": item["name"], "split": split}
+            rows.append({"group": -1, **same, "micro_f1": own, "loss": 0.2, "drift_cka": 0.0})
+            for number, group in enumerate(groups):
+                if at in group:
+                    lost = values[group]
+                    rows.append(
+                        {
+                            "group": number,
+                            **same,
+                            "micro_f1": own - lost,
+                            "loss": 0.2 - lost,
+                            "drift_cka": lost**2 + 0.01 * (at == group[0]),
+                        }
+                    )
+    pd.DataFrame(rows).assign(drift=np.nan).to_parquet(folder / "attempts.parquet", index=False)
+    controls = {
+        "groups": [[items[i] for i in group] for group in groups],
+        "plans": [[number] for number in range(len(groups))],
+        "all_plans": True,
+    }
+    (folder / "controls.json").write_text(json.dumps(controls))
+
+
+def reported(out: Path, *runs: Path) -> Path:
+    """The folder of a report that was written without a complaint."""
+    ended = gwsmm("report", *map(str, runs), "--out", str(out))
+    assert ended.code == 0, ended.err
+    return out
+
+
+def read(folder: Path, table: str) -> pd.DataFrame:
+    return pd.read_csv(folder / "tables" / f"{table}.csv", keep_default_na=False, na_values=[""])
+
+
+def refused(says: str, *arguments: str) -> None:
+    ended = gwsmm("report", *arguments)
+    assert ended.code == 2
+    assert ended.out == ""
+    assert ended.err.count("\n") == 1
+    assert re.search(says, ended.err), ended.err
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory) -> Path:
+    """Two ways to merge, with two seeds each, reported."""
+    root = tmp_path_factory.mktemp("several")
+    for seed in (0, 1):
+        write_run(root / f"ties{seed}", seed=seed, pairs=True)
+        write_run(
+            root / f"worse{seed}",
+            seed=seed,
+            noise=0.45,
+            overrides=["merge.scale=9"],
+            config={"merge": {"_target_": "gwsmm.merge.ties.Ties", "scale": 9}},
+        )
+    reported(
+        root / "out", *(root / f"{name}{seed}" for seed in (1, 0) for name in ("ties", "worse"))
+    )
+    return root
+
+
+# Runs and conditions
+
+
+def test_runs_that_differ_in_the_seed_alone_are_one_condition(several):
+    runs = read_runs([several / name for name in ("ties1", "worse0", "ties0", "worse1")])
+    found = conditions(runs)
+    assert [[run.seed for run in each.runs] for each in found] == [[0, 1], [0, 1]]
+    assert [each.name for each in found] == ["default", "merge.scale=9"]
+    assert list(axes(found)) == ["merge.scale"]
+
+
+def test_another_strategy_is_one_axis_however_many_settings_it_brings(tmp_path):
+    other = {"merge": {"_target_": "gwsmm.merge.average.Average", "weights": 3}}
+    runs = [write_run(tmp_path / "a"), write_run(tmp_path / "b", config=other)]
+    assert list(axes(conditions(read_runs(runs)))) == ["merge"]
+    both = other | {"features": {"size": 9}}
+    runs.append(write_run(tmp_path / "c", config=both))  # two axes: compared with nothing
+    assert [len(each) for each in axes(conditions(read_runs(runs))).values()] == [2]
+
+
+def test_what_cannot_be_reported_is_one_line(tmp_path):
+    run = write_run(tmp_path / "run")
+    out = str(tmp_path / "out")
+    refused(r"nowhere: there is no results\.json in it", str(tmp_path / "nowhere"))
+    refused("the same experiment with seed 0: give one", str(run), str(run), "--out", out)
+    refused("say where their report goes with --out", str(run), str(run))
+    fewer = write_run(tmp_path / "fewer", items=ITEMS[:4])
+    refused("fewer has other items than .*run: report", str(run), str(fewer), "--out", out)
+    for name, text, says in (
+        ("results.json", "{", r"results\.json cannot be read \(JSONDecodeError\)"),
+        ("results.json", "[1]", "schema None and not 1"),
+        ("results.json", '{"schema": 1, "name": "x"}', r"results\.json: seed: Field required"),
+        ("run.json", "{}", r"run\.json: overrides: Field required"),
+        ("config.yaml", "a: [", r"config\.yaml cannot be read"),
+        ("config.yaml", "- a", r"config\.yaml: .*dict"),
+        ("predictions.parquet", "no", r"predictions\.parquet cannot be read"),
+        ("distances.csv", "", r"distances\.csv cannot be read"),
+    ):
+        broken = Path(shutil.copytree(run, tmp_path / f"broken_{len(list(tmp_path.iterdir()))}"))
+        (broken / name).write_text(text)
+        refused(says, str(broken))
+    assert not Path(out).exists()
+
+
+# Figures
+
+
+def test_every_overall_figure_is_the_weighted_mean_of_its_sources(several):
+    table, sources = read(several / "out", "performance"), read(several / "out", "sources")
+    whole = table[table["scope"] == "all items"]
+    assert len(sources) == 4 * len(ITEMS) * 3
+    for row in whole.to_dict("records"):
+        of = sources[sources["model"] == row["model"]]
+        of = of[of["run"] == row["run"]] if row["run"] == row["run"] else of
+        for name in HEADINGS:
+            by_run = [
+                np.average(part[name], weights=part["responses"])
+                for _, part in of.groupby("folder")
+            ]
+            assert row[name] == pytest.approx(np.mean(by_run), abs=1e-12)
+            assert row[f"{name} low"] <= row[name] <= row[f"{name} high"]
+    assert set(sources.loc[sources["model"] != "majority", "evaluation"].astype(str)) == {"f" * 32}
+
+
+def test_the_tests_are_those_of_scipy_on_the_means_over_the_seeds(several):
+    table, sources = read(several / "out", "tests"), read(several / "out", "sources")
+
+    def scores(run: str, model: str) -> np.ndarray:
+        own = sources[(sources["run"] == run) & (sources["model"] == model)]
+        return own.groupby("item", sort=False)["micro F1"].mean().to_numpy()
+
+    worse = table[(table["run"] == "merge.scale=9") & (table["metric"] == "micro F1")]
+    against = worse.set_index("against")["p (paired t)"]
+    merged = scores("merge.scale=9", "merged")
+    assert against["individual"] == pytest.approx(
+        ttest_rel(merged, scores("merge.scale=9", "individual")).pvalue
+    )
+    assert against["default"] == pytest.approx(
+        ttest_rel(merged, scores("default", "merged")).pvalue
+    )
+    assert (table["p (paired t, Holm)"] >= table["p (paired t)"] - 1e-12).all()
+
+
+def test_what_is_best_is_marked_and_what_keeps_enough_has_a_dagger(several, tmp_path):
+    text = (several / "out" / "tables" / "performance.md").read_text()
+    merged = [line for line in text.splitlines() if "merged" in line and "all items" in line]
+    assert ["**" in line for line in merged] == [True, False]
+    assert "†" not in "".join(merged)  # both lose
+    same = write_run(tmp_path / "same", noise=None)
+    text = (reported(tmp_path / "out", same) / "tables" / "performance.md").read_text()
+    assert "†" in next(line for line in text.splitlines() if "merged" in line)
+
+
+def test_a_change_that_is_none_has_an_interval_of_none(several):
+    table = read(several / "out", "items").set_index(["run", "item"])
+    own = table.loc[("default", "dunes")]
+    assert own[["change of micro F1 low", "change of micro F1 high"]].tolist() == [0, 0]
+    lost = table.loc[("merge.scale=9", "apples")]
+    assert lost["change of micro F1 low"] < lost["change of micro F1"] < 0
+
+
+def test_a_signal_that_says_the_loss_predicts_it_and_the_best_plan_stands_above_all(several):
+    table = read(several / "out", "prediction").set_index(["signal", "predicts", "responses"])
+    lost = table.loc[("GW loss (default)", "micro F1 lost", "test")]
+    assert lost["Spearman"] == pytest.approx(1)
+    assert lost["p (Holm)"] < 0.05
+    gained = table.loc[("GW loss (default)", "cross-entropy gained", "test")]
+    assert gained["Spearman"] == pytest.approx(-1)
+    assert not [signal for signal, *_ in table.index if "by the distance" in signal]  # is missing
+    above = np.triu_indices(len(ITEMS), 1)
+    mean = np.mean([apart(seed, len(ITEMS)) for seed in (0, 1)], axis=0)
+    squares = np.mean([apart(seed, len(ITEMS)) ** 2 for seed in (0, 1)], axis=0)
+    drift = table.loc[("drift by CKA (default)", "micro F1 lost", "test")]
+    expected = spearmanr(mean[above], squares[above]).statistic
+    assert drift["Spearman"] == pytest.approx(expected)
+
+    places = read(several / "out", "standings").set_index("seed")
+    for seed in (0, 1):
+        values = apart(seed, len(ITEMS))
+        weights = 40 + 2 * np.arange(len(ITEMS))
+        costs = [values[i, j] * (weights[i] + weights[j]) for i, j in combinations(range(6), 2)]
+        assert places.loc[seed, "p"] == pytest.approx(np.mean(np.array(costs) <= costs[0] + 1e-12))
+        assert places.loc[seed, "random plans"] == 15
+
+
+def test_a_second_rater_and_subgroups_have_their_rows(tmp_path):
+    out = reported(tmp_path / "out", write_run(tmp_path / "run", twice=True))
+    table = read(out, "agreement").set_index(["item", "scored by"])
+    assert table.loc[("apples", "second"), "kappa of labels"] == 1  # rates as the first does
+    assert 0 < table.loc[("apples", "merged"), "kappa of labels"] < 1
+    groups = read(out, "subgroups").set_index(["item", "subgroup", "scored by"])
+    parts = [groups.loc[("clouds", name, "merged"), "responses"] for name in ("a", "b")]
+    assert sum(parts) == 44
+    assert (
+        read(reported(tmp_path / "o", write_run(tmp_path / "r")), "labels")["kappa"].notna().all()
+    )
+
+
+def test_the_published_rows_stand_beside_a_run_of_the_published_merge_only(several, tmp_path):
+    published = {"merge": {"_target_": "gwsmm.merge.published.Published"}}
+    out = reported(tmp_path / "out", write_run(tmp_path / "run", config=published))
+    table = read(out, "performance")
+    rows = table[table["scope"] == "published"].set_index("run")
+    assert rows.loc["published: GW plan", "micro F1 kept"] == pytest.approx(0.6872 / 0.8291)
+    assert "2503.09774" in (out / "report.md").read_text()
+    assert "published" not in (several / "out" / "report.md").read_text()
+
+
+def test_special_characters_are_escaped_in_every_format():
+    frame = pd.DataFrame({"run": ["a|b_c & 50 %"], "micro F1": [0.5]})
+    table = Table("t", "T", "", frame, {"micro F1": frozenset({0})}, {})
+    assert r"| a\|b_c & 50 % | **0.5000**" in markdown(table)
+    assert r"a|b\_c \& 50 \%" in latex(table)
+    assert r"\textbf{0.5000}" in latex(table)
+
+
+# The page
+
+
+class Page(HTMLParser):
+    """Tags, attributes and the text of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_page_needs_nothing_but_itself(several):
+    text = (several / "out" / "report.html").read_text()
+    page = Page(text)
+    assert not {"script", "link", "iframe", "object", "img", "base", "form"} & {
+        t for t, _ in page.tags
+    }
+    for _, attributes in page.tags:
+        assert not [name for name in attributes if name.startswith("on")]
+        for name in ("href", "xlink:href", "src"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:image/png;base64,"))
+    assert "url(http" not in text
+    assert "@import" not in text
+
+
+def test_markup_in_names_is_text(tmp_path):
+    evil = "<script>alert(1)</script>"
+    run = write_run(
+        tmp_path / "run",
+        labels=[evil, "$x$ & 'y'"],
+        items=[*SHARED, '"><img src=x onerror=alert(1)>', "$\\frac{$", "e", "f"],
+        overrides=[f"name={evil}"],
+    )
+    out = reported(tmp_path / "out", run)
+    page = Page((out / "report.html").read_text())
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert "img" not in {tag for tag, _ in page.tags}
+    assert evil in page.text
+    assert "$\\frac{$" in page.text
+    assert "onerror=alert" in page.text
+
+
+def test_headings_alternatives_and_language_are_as_a_screen_reader_needs_them(several):
+    page = Page((several / "out" / "report.html").read_text())
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(b - a <= 1 for a, b in pairwise(levels))
+    attributes = dict(page.tags)
+    assert attributes["html"]["lang"] == "en"
+    images = [each for _, each in page.tags if each.get("role") == "img"]
+    assert len(images) == sum(tag == "svg" for tag, _ in page.tags) > 5
+    assert all(len(each["aria-label"] or "") > 20 for each in images)
+    assert all(each.get("scope") == "col" for tag, each in page.tags if tag == "th")
+    names = [
+        each["id"]
+        for _, each in page.tags
+        if each.get("id") and not each["id"].startswith(("m", "p", "D"))
+    ]
+    links = [each["href"].removeprefix("#") for tag, each in page.tags if tag == "a"]
+    assert set(links) <= set(names) | {"plan", "pictures", "plans", "performance", "prediction"}
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
+
+
+def test_text_has_the_contrast_that_wcag_asks_for_in_light_dark_and_print(several):
+    text = (several / "out" / "report.html").read_text()
+    themes = [
+        dict(re.findall(r"--(\w+): (#\w{6})", each))
+        for each in re.findall(r":root {([^}]*)}", text)
+    ]
+    assert len(themes) == 3
+    for theme in themes:
+        for ink in ("ink", "quiet", "accent"):
+            for paper in ("paper", "raised"):
+                low, high = sorted(luminance(theme[name]) for name in (ink, paper))
+                assert (high + 0.05) / (low + 0.05) >= 4.5, (theme, ink, paper)
+
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+LIGHT, DARK = (
+    ("rgb(27, 31, 36)", "rgb(255, 255, 255)"),
+    ("rgb(230, 233, 237)", "rgb(20, 23, 27)"),
+)
+MEASURE = """<!DOCTYPE html><body><script>
+addEventListener("load", () => {
+  const said = [];
+  for (const width of [1280, 390]) {
+    const frame = document.createElement("iframe");
+    frame.style.width = width + "px"; frame.style.border = "0";
+    frame.srcdoc = PAGE; document.body.append(frame);
+    frame.onload = () => {
+      const inner = frame.contentDocument, root = inner.documentElement;
+      const small = [...inner.querySelectorAll("svg")].map(s => s.getBoundingClientRect().width);
+      const style = getComputedStyle(inner.body);
+      said.push({width, scroll: root.scrollWidth, svg: Math.min(...small), pictures: small.length,
+                 ink: style.color, paper: style.backgroundColor});
+      if (said.length == 2) document.body.innerHTML = "<pre>" + JSON.stringify(said) + "</pre>";
+    };
+  }
+});
+</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here to show the page")
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_the_page_fits_a_desk_and_a_phone_in_light_and_dark(several, tmp_path, dark):
+    text = (several / "out" / "report.html").read_text()
+    # the policy that forbids scripts is the page's own; here a script has to measure it
+    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)
+    harness = tmp_path / "harness.html"
+    harness.write_text(MEASURE.replace("PAGE", json.dumps(text).replace("</", "<\\/")))
+    done = subprocess.run(
+        [
+            CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu",
+            f"--user-data-dir={tmp_path}/profile",
+            f"--blink-settings=preferredColorScheme={0 if dark else 1}",
+            "--virtual-time-budget=20000",
+            "--dump-dom", harness.as_uri(),
+        ],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    said = json.loads(re.search(r"<pre>(.*)</pre>", done.stdout)[1])
+    assert {each["width"] for each in said} == {1280, 390}
+    for each in said:
+        assert each["scroll"] <= each["width"], each  # nothing but its own boxes scrolls sideways
+        assert each["svg"] >= 350
+        assert each["pictures"] > 5
+        assert (each["ink"], each["paper"]) == (DARK if dark else LIGHT)
