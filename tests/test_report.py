@@ -231,6 +231,12 @@ def test_runs_that_differ_in_the_seed_alone_are_one_condition(several):
     assert list(axes(found)) == ["merge.scale"]
 
 
+def test_a_run_that_is_given_twice_counts_once(several):
+    once = conditions(read_runs([several / "ties0"]))
+    twice = conditions(read_runs([several / "ties0", several / "ties0"]))
+    assert [len(each.runs) for each in once] == [len(each.runs) for each in twice] == [1]
+
+
 def test_another_strategy_is_one_axis_however_many_settings_it_brings(tmp_path):
     other = {"merge": {"_target_": "gwsmm.merge.average.Average", "weights": 3}}
     runs = [write_run(tmp_path / "a"), write_run(tmp_path / "b", config=other)]
@@ -244,7 +250,8 @@ def test_what_cannot_be_reported_is_one_line(tmp_path):
     run = write_run(tmp_path / "run")
     out = str(tmp_path / "out")
     refused(r"nowhere: there is no results\.json in it", str(tmp_path / "nowhere"))
-    refused("the same experiment with seed 0: give one", str(run), str(run), "--out", out)
+    other = write_run(tmp_path / "other", noise=0.4)
+    refused("same experiment with seed 0 and other results", str(run), str(other), "--out", out)
     refused("say where their report goes with --out", str(run), str(run))
     fewer = write_run(tmp_path / "fewer", items=ITEMS[:4])
     refused("fewer has other items than .*run: report", str(run), str(fewer), "--out", out)

@@ -67,22 +67,21 @@ class Condition:
 
 
 def conditions(runs: Sequence[RunFolder]) -> list[Condition]:
-    """The runs by what they are, in the order in which they were given.
+    """The runs by what they are, in the order in which they were given; each counts once.
 
     Raises:
-        InputError: two runs are the same, seed and all.
+        InputError: runs of the same experiment and seed found different results.
     """
-    found: dict[str, list[RunFolder]] = {}
+    found: dict[str, dict[int, RunFolder]] = {}
     for run in runs:
-        key = json.dumps(_settings(run.config), sort_keys=True)
-        for other in found.get(key, []):
-            if other.seed == run.seed:
-                raise InputError(
-                    f"{other.folder} and {run.folder} are the same experiment with seed "
-                    f"{run.seed}: give one of them"
-                )
-        found.setdefault(key, []).append(run)
-    groups = [tuple(sorted(group, key=lambda run: run.seed)) for group in found.values()]
+        seeds = found.setdefault(json.dumps(_settings(run.config), sort_keys=True), {})
+        other = seeds.setdefault(run.seed, run)
+        if {**other.results, "name": ""} != {**run.results, "name": ""}:
+            raise InputError(
+                f"{other.folder} and {run.folder} are the same experiment with seed {run.seed} "
+                "and other results: the answers or gwsmm changed between them; report one of them"
+            )
+    groups = [tuple(seeds[seed] for seed in sorted(seeds)) for seeds in found.values()]
     names = _names(groups)
     return [
         Condition(name, _settings(group[0].config), group)
@@ -111,10 +110,12 @@ def _names(groups: Sequence[Sequence[RunFolder]]) -> list[str]:
     asked = [
         [o for o in group[0].about["overrides"] if not o.startswith("seed=")] for group in groups
     ]
-    own = [
-        " ".join(o for o in each if not all(o in others for others in asked)) or "default"
-        for each in asked
-    ]
+    own = []
+    for each in asked:
+        apart = [o for o in each if not all(o in others for others in asked)]
+        # the name of an experiment says less than what it varies
+        said = [o for o in apart if not o.startswith("experiment=")] or apart
+        own.append(" ".join(said) or "default")
     return [
         name if own.count(name) == 1 else f"{name} ({group[0].folder.name})"
         for name, group in zip(own, groups, strict=True)
