@@ -77,7 +77,8 @@ def subject(distance, each):
         )
         nothing = Responses((), np.zeros((0, len(words)), dtype=np.uint8))
         name = f"{made.name} {made.points.sum():.6f}"
-        return Item(name, words, "multilabel", nothing, nothing, nothing)
+        prompt = " ".join(word.description for word in words)
+        return Item(name, words, "multilabel", nothing, nothing, nothing, prompt)
     return CloudWithFeatures(made, made.points[:, :2])
 
 

@@ -17,6 +17,7 @@ from scipy.stats import pearsonr, spearmanr, wasserstein_distance
 from gwsmm.distance.cka import Cka
 from gwsmm.distance.label_overlap import LabelOverlap
 from gwsmm.distance.procrustes import Procrustes
+from gwsmm.distance.prompt_words import PromptWords
 from gwsmm.distance.random_distance import Random
 from gwsmm.distance.rsa import Rsa
 from gwsmm.distance.sliced_wasserstein import SlicedWasserstein
@@ -32,6 +33,7 @@ SLICED = SlicedWasserstein(projections=32, seed=0, quantity="loss")
 WEIGHTS = TaskVectorCosine(sketch=None, seed=0)
 SKETCHED = replace(WEIGHTS, sketch=4096)
 WORDS, RANDOM = LabelOverlap(), Random(seed=0)
+QUESTIONS = PromptWords()
 
 COMMON = [CKA, DEBIASED, SPEARMAN, PEARSON, COSINE, LOSS, ROOT]
 CLOUDS = [*COMMON, SLICED, replace(SLICED, quantity="root")]
@@ -67,7 +69,8 @@ def rotation(seed, d=4):
 
 def item(name, *labels):
     nothing = Responses((), np.zeros((0, len(labels)), np.uint8))
-    return Item(name, tuple(Label(*each) for each in labels), "multilabel", *[nothing] * 3)
+    rubric = tuple(Label(*each) for each in labels)
+    return Item(name, rubric, "multilabel", *[nothing] * 3, prompt=f"What is {name}?")
 
 
 def task_vector(seed, name="an item"):
@@ -89,7 +92,7 @@ SUBJECTS = {
 # What all of them keep to.
 
 
-@named([*CLOUDS, WEIGHTS, SKETCHED, WORDS, RANDOM])
+@named([*CLOUDS, WEIGHTS, SKETCHED, WORDS, QUESTIONS, RANDOM])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_control_is_not_negative_symmetric_and_zero_to_itself(distance, seed):
     a, b = (SUBJECTS[distance.compares](each) for each in (seed, seed + 10))
@@ -100,7 +103,7 @@ def test_a_control_is_not_negative_symmetric_and_zero_to_itself(distance, seed):
         assert between(distance, a, a) == pytest.approx(0, abs=1e-7)
 
 
-@named([*CLOUDS, WEIGHTS, SKETCHED, WORDS, RANDOM])
+@named([*CLOUDS, WEIGHTS, SKETCHED, WORDS, QUESTIONS, RANDOM])
 def test_preparing_and_solving_twice_gives_the_same(distance):
     a, b = (SUBJECTS[distance.compares](each) for each in (1, 2))
     assert between(distance, a, b) == between(distance, a, b)
@@ -521,6 +524,27 @@ def test_unknown_switches_are_refused(distance, wrong):
         replace(distance, **wrong)
 
 
+def asks(text):
+    return replace(item("x", ("E1",)), prompt=text)
+
+
+def test_questions_are_apart_by_the_cosine_of_their_word_counts():
+    fractions, decimals = asks("What is 1/2 of 6? Say why."), asks("WHAT is .5 of 6?")
+    # what is 1 2 of 6 say why · what is 5 of 6
+    assert between(QUESTIONS, fractions, decimals) == pytest.approx(1 - 4 / np.sqrt(8 * 5))
+    assert between(QUESTIONS, fractions, asks("say why: what is of 6, 2 1")) == 0
+    assert between(QUESTIONS, fractions, asks("Nothing shared")) == 1
+    twice = asks("why why")
+    weight = 1 + np.log(2)
+    expected = 1 - weight / np.hypot(weight, 1)
+    assert between(QUESTIONS, twice, asks("why why not")) == pytest.approx(expected)
+
+
+def test_an_item_without_a_question_is_refused_with_the_remedy():
+    with pytest.raises(InputError, match=r"item 'x' has no question; give .*items\.prompt=COLUMN"):
+        QUESTIONS.prepare(asks("–"))
+
+
 @pytest.mark.parametrize(
     ("name", "built"),
     [
@@ -530,6 +554,7 @@ def test_unknown_switches_are_refused(distance, wrong):
         ("sliced_wasserstein", replace(SLICED, projections=256)),
         ("task_vector_cosine", WEIGHTS),
         ("label_overlap", WORDS),
+        ("prompt_words", QUESTIONS),
         ("random", RANDOM),
     ],
 )
