@@ -38,6 +38,7 @@ PLANS = {
     "5 trunks": ["grouping=linkage", "grouping.encoders=5"],
 }
 KINDS = ("reference", "step", "merge", "codec")
+TRAINED = ("distill", "joint", "adamerging")  # each costs about as much as fine-tuning did
 PARTS = ("scores", "costs", "scoring", "mergekit")
 FROZEN = "frozen"
 PUBLISHED = "published merge, heads and pooler"
@@ -96,7 +97,7 @@ def main() -> None:
     }
     if asked.mergekit:
         parts["mergekit"] = lambda: mergekit(asked.mergekit, asked.repeats, rows, keys)
-    carry_out(BENCH / "merge.json", parts, asked.only, rows, keys)
+    carry_out(BENCH / f"{asked.name}.json", parts, asked.only, rows, keys)
     tables = [
         pd.DataFrame([row for row in rows if row["part"] == name])
         .drop(columns="part")
@@ -104,7 +105,7 @@ def main() -> None:
         for name in parts
         if any(row["part"] == name for row in rows)
     ]
-    (BENCH / "merge.md").write_text("\n\n".join(tables) + "\n")
+    (BENCH / f"{asked.name}.md").write_text("\n\n".join(tables) + "\n")
     print("\n\n".join(tables))
 
 
@@ -117,6 +118,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--plans", nargs="+", default=list(PLANS), choices=list(PLANS))
     merges = sorted(path.stem for path in CONF.glob("merge/*"))
     parser.add_argument("--merges", nargs="+", default=merges, choices=merges)
+    parser.add_argument(
+        "--trained-plans",
+        nargs="+",
+        default=list(PLANS),
+        choices=list(PLANS),
+        help="those at which the merges that train are measured: " + ", ".join(TRAINED),
+    )
+    parser.add_argument("--name", default="merge", help="of the files in outputs/bench")
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS, help="of rows")
     parser.add_argument("--lora", action="store_true", help="train adapters too, as a reference")
     parser.add_argument("--repeats", type=int, default=3, help="of what is timed side by side")
@@ -142,7 +151,9 @@ def settings(asked: argparse.Namespace) -> list[Setting]:
         "… with refitted heads": ["merge=ties", "heads=refit", SHARED],
         "… and private poolers": ["merge=ties", "heads=refit"],
     }
-    if "distill" in merges:
+    if "tsv" in merges:
+        steps["… merged by singular vectors"] = ["merge=tsv", "heads=refit"]
+    if "distill" in merges and "5 trunks" in asked.trained_plans:
         steps["… by distillation, own heads"] = ["merge=distill", OWN]
     found += [
         Setting("step", "5 trunks", name, (*PLANS["5 trunks"], *of)) for name, of in steps.items()
@@ -151,12 +162,12 @@ def settings(asked: argparse.Namespace) -> list[Setting]:
         Setting("merge", plan, merge, (*PLANS[plan], f"merge={merge}"))
         for plan in plans
         for merge in merges
-        if merge != FROZEN
+        if merge != FROZEN and (merge not in TRAINED or plan in asked.trained_plans)
     ]
     found += [  # which learns the features that the items' own heads were trained on
         Setting("merge", plan, "distill, own heads", (*PLANS[plan], "merge=distill", OWN))
-        for plan in plans
-        if "distill" in merges
+        for plan in asked.trained_plans
+        if "distill" in merges and plan in plans
     ]
     found += [
         Setting("codec", "pretrained", name, (*PLANS["one trunk"], *of, PRETRAINED))
@@ -192,7 +203,8 @@ def scores(
             print(f"{seed} {setting.plan}, {setting.name}: {kept:.4f}", flush=True)
     rows += [table_row(setting, of) for setting, of in found.items()]
     keys |= chosen(found)
-    frontier(found)
+    docs = ROOT / "docs" / "frontier.png"
+    frontier(found, docs if asked.name == "merge" else BENCH / f"{asked.name}.png")
 
 
 def measured(x: Experiment, done: Run) -> Row:
@@ -286,7 +298,7 @@ def chosen(found: dict[Setting, list[Row]]) -> dict[str, object]:
     return keys
 
 
-def frontier(found: dict[Setting, list[Row]]) -> None:
+def frontier(found: dict[Setting, list[Row]], path: Path) -> None:
     """The picture of what is kept at which bytes and passes; what nothing beats has a name."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -317,7 +329,7 @@ def frontier(found: dict[Setting, list[Row]]) -> None:
         axes.set_ylim(min(90, max(70, min(kept.values()) - 1)))
     figure.axes[0].set_ylabel("micro F1, % of the individual models'")
     figure.legend(list(markers), loc="outside upper center", ncols=4, fontsize=8)
-    figure.savefig(ROOT / "docs" / "frontier.png", dpi=130)
+    figure.savefig(path, dpi=130)
 
 
 # What a merge costs: one trunk of all members, each in a process of its own.

@@ -30,6 +30,7 @@ from gwsmm.report.figures import heat_map
 from gwsmm.store import Store
 from gwsmm.types import (
     Cloud,
+    Distances,
     InputError,
     Item,
     Label,
@@ -388,7 +389,10 @@ def test_half_samples_of_the_same_items_agree_and_of_noise_do_not(configured, tm
         store = Store(folder)
         subjects = [CloudOf(f"i{i}", c) for i, c in enumerate(stored(folder, clouds))]
         stage = Halving(distance=distance, stability=stability, alike=False)
-        return load_stability(store.once(stage, subjects, Serial(threads=1)))
+        halves = load_stability(store.once(stage, subjects, Serial(threads=1)))
+        assert halves.shape == (2, 2, 10)
+        names, pair = tuple(f"i{i}" for i in range(5)), np.zeros((5, 5))
+        return Distances(names, pair, "GW loss", {}, halves).stability
 
     apart = ranks([family_points(family, 0, 200) for family in range(5)], tmp_path / "a")
     assert apart.shape == (2,)

@@ -32,13 +32,14 @@ from matplotlib.image import imread
 from sklearn.metrics import accuracy_score, f1_score
 
 TABLES = (
-    "data", "plans", "performance", "items", "tests", "efficiency", "agreement", "labels", "sources"
+    "data", "plans", "performance", "items", "tests", "efficiency", "stability", "together",
+    "agreement", "labels", "sources",
 )  # fmt: skip
 METRICS = ("micro_f1", "macro_f1", "exact_match", "label_accuracy")
 FILES = {
     "config.yaml", "results.json", "predictions.parquet", "distances.csv", "pairs.csv",
-    "heatmap.png", "items.png", "plan.json", "diagnosis.json", "report.md", "report.html", "tables",
-    "run.json", "run.log",
+    "halves.csv", "heatmap.png", "items.png", "plan.json", "diagnosis.json", "report.md",
+    "report.html", "tables", "run.json", "run.log",
 }  # fmt: skip
 
 

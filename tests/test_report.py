@@ -149,6 +149,20 @@ def write_distances(folder: Path, seed: int, items: Sequence[str]) -> None:
         for i, j in combinations(range(len(items)), 2)
     ]
     pd.DataFrame(rows).assign(estimated=False).to_csv(folder / "pairs.csv", index=False)
+    write_halves(folder, [], items)
+
+
+def write_halves(folder: Path, nearest: Sequence[tuple[int, int]], items: Sequence[str]) -> None:
+    """Two halves for each repetition, in which these two items are the nearest."""
+    rows = [
+        {"repetition": at, "half": half, "item": items[i], "other": items[j]}
+        | {"value": 0.1 if (i, j) == near else 1.0}
+        for at, near in enumerate(nearest)
+        for half in (0, 1)
+        for i, j in combinations(range(len(items)), 2)
+    ]
+    columns = ["repetition", "half", "item", "other", "value"]
+    pd.DataFrame(rows, columns=columns).to_csv(folder / "halves.csv", index=False)
 
 
 def write_attempts(folder: Path, seed: int, results: dict, items: Sequence[str]) -> None:
@@ -350,6 +364,31 @@ def test_a_signal_that_says_the_loss_predicts_it_and_the_best_plan_stands_above_
         costs = [values[i, j] * (weights[i] + weights[j]) for i, j in combinations(range(6), 2)]
         assert places.loc[seed, "p"] == pytest.approx(np.mean(np.array(costs) <= costs[0] + 1e-12))
         assert places.loc[seed, "random plans"] == 15
+
+
+def test_a_plan_is_stable_where_half_samples_give_the_same_one(tmp_path):
+    linkage = {
+        "_target_": "gwsmm.grouping.linkage.Linkage",
+        "method": "average",
+        "encoders": 5,
+        "threshold": None,
+        "storage": None,
+        "largest": None,
+    }
+    found = {}
+    for name, nearest in (("same", [(0, 1)] * 2), ("half", [(0, 1), (2, 3)])):
+        run = write_run(tmp_path / name, config={"grouping": linkage})
+        write_halves(run, nearest, ITEMS)
+        found[name] = reported(tmp_path / f"out_{name}", run)
+    rand = "adjusted Rand with the plan"
+    assert read(found["same"], "stability")[rand].item() == 1
+    assert read(found["half"], "stability")[rand].item() == pytest.approx((1 - 1 / 14) / 2)
+    shares = read(found["half"], "together").set_index("item")
+    assert shares.loc["1 apples", "2"] == pytest.approx(3 / 5)  # the plan and the first two halves
+    assert shares.loc["3 clouds", "4"] == pytest.approx(2 / 5)
+    linkage["encoders"] = 0
+    wrong = write_run(tmp_path / "wrong", config={"grouping": linkage})
+    refused(r"config\.yaml: grouping: .*encoders", str(wrong))
 
 
 def test_a_second_rater_and_subgroups_have_their_rows(tmp_path):

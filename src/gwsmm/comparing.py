@@ -36,7 +36,7 @@ def measured(x: Experiment, members: Sequence[Member]) -> Distances:
     """The distances between all items, and how stable they are."""
     subjects = compared(x, members)
     found = matrix(x, x.distance, members, subjects)
-    return replace(found, stability=_stability(x, subjects))
+    return replace(found, halves=_halves(x, subjects))
 
 
 def matrix(
@@ -85,8 +85,8 @@ def clouds(x: Experiment, readings: Sequence[Reading], members: Sequence[Member]
     return [CloudOf(member.item.name, each) for member, each in zip(members, made, strict=True)]
 
 
-def _stability(x: Experiment, subjects: Sequence[Subject]) -> NDArray[np.float64] | None:
-    """How alike the distances of disjoint samples are, where responses are what is compared."""
+def _halves(x: Experiment, subjects: Sequence[Subject]) -> NDArray[np.float64] | None:
+    """The distances of disjoint samples, where responses are what is compared."""
     clouds = [each for each in subjects if isinstance(each, CloudOf)]
     if not clouds or not x.stability.repeats or len(clouds) < 3:  # two items have one distance
         return None

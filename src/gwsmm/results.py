@@ -316,3 +316,20 @@ def pairs_frame(distances: Distances) -> "pd.DataFrame":
         "gap": distances.gap[rows, columns],
     }
     return pd.DataFrame(frame | {k: v[rows, columns] for k, v in distances.details.items()})
+
+
+def halves_frame(distances: Distances) -> "pd.DataFrame":
+    """One row per half-sample and pair of items; empty where none were drawn."""
+    import pandas as pd
+
+    rows, columns = np.triu_indices(len(distances.names), 1)
+    halves = np.zeros((0, 2, len(rows))) if distances.halves is None else distances.halves
+    return pd.DataFrame(
+        {
+            "repetition": np.arange(len(halves)).repeat(2 * len(rows)),
+            "half": np.tile(np.arange(2).repeat(len(rows)), len(halves)),
+            "item": [distances.names[i] for i in rows] * 2 * len(halves),
+            "other": [distances.names[j] for j in columns] * 2 * len(halves),
+            "value": halves.ravel(),
+        }
+    )

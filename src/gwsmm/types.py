@@ -156,14 +156,15 @@ class Distances:
         values: [N, N], zero on the diagonal; `quantity` says which quantity it is.
         quantity: for instance `GW loss` or `GW root`.
         details: [N, N] for every other field of `Pair`, by its name, and for `seconds`.
-        stability: rank correlations between matrices of disjoint half-samples; None: not measured.
+        halves: [repetitions, 2, pairs] from disjoint half-samples, the pairs as above the diagonal;
+            None: not measured.
     """
 
     names: tuple[str, ...]
     values: NDArray[np.float64]
     quantity: str
     details: Mapping[str, NDArray[Any]]
-    stability: NDArray[np.float64] | None = None
+    halves: NDArray[np.float64] | None = None
 
     @property
     def converged(self) -> NDArray[np.bool_]:
@@ -176,6 +177,15 @@ class Distances:
         with np.errstate(invalid="ignore", divide="ignore"):
             gap: NDArray[np.float64] = (self.values - self.details["bound"]) / self.values
         return gap
+
+    @property
+    def stability(self) -> NDArray[np.float64] | None:
+        """Rank correlation of the two halves, by repetition; None: not measured."""
+        from scipy.stats import spearmanr
+
+        if self.halves is None:
+            return None
+        return np.array([float(spearmanr(one, other).statistic) for one, other in self.halves])
 
     def violations(self) -> int:
         """How many triples of items break the triangle inequality; of a loss, its root is meant."""

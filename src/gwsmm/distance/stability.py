@@ -38,14 +38,14 @@ class Stability:
 
 @plain_dataclass(frozen=True, kw_only=True)
 class Halving:
-    """The stage: all clouds → `stability.safetensors`, one correlation per repetition.
+    """The stage: all clouds → `stability.safetensors`, the distances of both halves by repetition.
 
     Attributes:
         alike: the clouds are of the same responses, so that the halves must be as well.
     """
 
     stage: ClassVar[str] = "stability"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     distance: Distance[Cloud, object]
     stability: Stability
@@ -54,7 +54,6 @@ class Halving:
     def __call__(self, subject: Sequence[CloudOf], folder: Path, execute: Execute) -> None:
         """Compute the matrices of all halves, their pairs side by side."""
         from safetensors.numpy import save_file
-        from scipy.stats import spearmanr
 
         clouds, random = (
             [each.load() for each in subject],
@@ -71,8 +70,7 @@ class Halving:
         solved = solve(self.distance, spaces, pairs, execute, label=self.stage)
         values = np.array([pair.value for pair, _ in solved])
         values = values.reshape(self.stability.repeats, 2, -1)
-        ranks = [float(spearmanr(one, other).statistic) for one, other in values]
-        save_file({"spearman": np.array(ranks)}, folder / "stability.safetensors")
+        save_file({"values": values}, folder / "stability.safetensors")
 
     def _halves(self, clouds: Sequence[Cloud], random: np.random.Generator) -> list[Cloud]:
         """All items from one half of their responses, then all from the other."""
@@ -87,8 +85,8 @@ class Halving:
 
 
 def load_stability(made: Artefact) -> NDArray[np.float64]:
-    """[repetitions]: the correlations."""
+    """[repetitions, 2, pairs]: the distances of both halves, pairs as above the diagonal."""
     from safetensors.numpy import load_file
 
-    ranks: NDArray[np.float64] = load_file(made.file("stability.safetensors"))["spearman"]
-    return ranks
+    values: NDArray[np.float64] = load_file(made.file("stability.safetensors"))["values"]
+    return values

@@ -8,6 +8,7 @@ from gwsmm.report.table import Row, Table, named, spread
 from gwsmm.study.agreement import agreements, label_agreements, subgroups
 from gwsmm.study.conditions import Condition
 from gwsmm.study.prediction import Place, Prediction
+from gwsmm.study.stability import plan_stability
 
 _SAID = {
     "qwk": "quadratic weighted kappa",
@@ -122,3 +123,39 @@ def standings(found: Sequence[Place]) -> Table | None:
         "sizes; the percentile is the share of these that are worse, p that of those as good."
     )
     return Table("standings", "Among random plans", note, named(rows), {}, {})
+
+
+def stability(conditions: Sequence[Condition]) -> Table | None:
+    """How far plans agree between half-samples and seeds; None: there is one plan of each."""
+    found = [plan_stability(condition) for condition in conditions]
+    rows: list[Row] = [
+        {
+            "run": each.condition,
+            "plans of half-samples": each.half_samples,
+            "adjusted Rand with the plan": each.with_half_samples,
+            "plans of seeds": each.seeds,
+            "adjusted Rand between them": each.between_seeds,
+        }
+        for each in found
+        if each.half_samples or each.seeds > 1
+    ]
+    if not rows:
+        return None
+    note = (
+        "1: the same plan; 0: no more alike than by chance. Half-samples are of the responses that "
+        "the distances were measured on."
+    )
+    return Table("stability", "Is the plan stable?", note, named(rows), {}, {})
+
+
+def together(conditions: Sequence[Condition]) -> Table | None:
+    """How often two items share an encoder, of the first condition; None: there is one plan."""
+    found = plan_stability(conditions[0])
+    if not found.half_samples and found.seeds == 1:
+        return None
+    names = conditions[0].names
+    frame = pd.DataFrame(found.together, columns=[str(i + 1) for i in range(len(names))])
+    frame.insert(0, "item", [f"{i + 1} {name}" for i, name in enumerate(names)])
+    of = f" of the run “{found.condition}”" if found.condition else ""
+    note = f"Share of all plans{of}, of half-samples and seeds, that put two items together."
+    return Table("together", "Which items come together", note, frame, {}, {})

@@ -16,6 +16,7 @@ from gwsmm.results import (
     Run,
     attempts_frame,
     controls_content,
+    halves_frame,
     pairs_frame,
     plan_content,
     predictions_frame,
@@ -33,6 +34,7 @@ def write_run(folder: Path, run: Run) -> None:
     frame = pd.DataFrame(run.distances.values, index=names, columns=names)
     frame.to_csv(folder / "distances.csv", index_label=run.distances.quantity)
     pairs_frame(run.distances).to_csv(folder / "pairs.csv", index=False)
+    halves_frame(run.distances).to_csv(folder / "halves.csv", index=False)
     write_json(folder / "plan.json", plan_content(run.plan))
     write_json(folder / "diagnosis.json", run.diagnoses)
     if run.attempts:
@@ -59,6 +61,8 @@ def write_report(folder: Path, conditions: Sequence[Condition]) -> list[Table]:
         details.efficiency(conditions),
         evidence.predicting(signals),
         evidence.standings(stands),
+        evidence.stability(conditions),
+        evidence.together(conditions),
         evidence.agreement(conditions),
         evidence.labels(conditions),
         evidence.groups(conditions),

@@ -114,20 +114,29 @@ class RunFolder:
     @cached_property
     def distances(self) -> Distances:
         """The content of `distances.csv` and `pairs.csv`."""
-        import pandas as pd
-
         square = _read(self.folder / "distances.csv", lambda text: _table(text, index_col=0))
         pairs = _read(self.folder / "pairs.csv", _table)
-        at = {name: i for i, name in enumerate(self.names)}
-        n = len(at)
-        details = {}
-        for name in ("converged", "estimated"):
-            details[name] = np.full((n, n), name == "converged")
-            for one, other, value in pairs[["item", "other", name]].itertuples(index=False):
-                details[name][[at[one], at[other]], [at[other], at[one]]] = bool(value)
-        values = square.loc[list(at), list(at)].to_numpy(float)
-        assert isinstance(square, pd.DataFrame)
+        details = {name: self._matrix(pairs, name, bool) for name in ("converged", "estimated")}
+        np.fill_diagonal(details["converged"], True)
+        values = square.loc[list(self.names), list(self.names)].to_numpy(float)
         return Distances(self.names, values, str(square.index.name), details)
+
+    @cached_property
+    def half_samples(self) -> tuple[Distances, ...]:
+        """The distances of half-samples of the responses; empty where none were drawn."""
+        table = _read(self.folder / "halves.csv", _table)
+        return tuple(
+            Distances(self.names, self._matrix(part, "value", float), self.distances.quantity, {})
+            for _, part in table.groupby(["repetition", "half"])
+        )
+
+    def _matrix(self, pairs: "pd.DataFrame", column: str, kind: type) -> NDArray[Any]:
+        """[N, N] of a column of a table with a row for every pair."""
+        at = {name: i for i, name in enumerate(self.names)}
+        found: NDArray[Any] = np.zeros((len(at), len(at)), dtype=kind)
+        one, other = ([at[name] for name in pairs[side]] for side in ("item", "other"))
+        found[one, other] = found[other, one] = pairs[column].to_numpy(kind)
+        return found
 
     def _parquet(self, name: str) -> "pd.DataFrame":
         import pandas as pd
