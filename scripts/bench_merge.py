@@ -98,15 +98,11 @@ def main() -> None:
     if asked.mergekit:
         parts["mergekit"] = lambda: mergekit(asked.mergekit, asked.repeats, rows, keys)
     carry_out(BENCH / f"{asked.name}.json", parts, asked.only, rows, keys)
-    tables = [
-        pd.DataFrame([row for row in rows if row["part"] == name])
-        .drop(columns="part")
-        .to_markdown(index=False)
-        for name in parts
-        if any(row["part"] == name for row in rows)
-    ]
-    (BENCH / f"{asked.name}.md").write_text("\n\n".join(tables) + "\n")
-    print("\n\n".join(tables))
+    for name in parts:
+        if of := [row for row in rows if row["part"] == name]:
+            table = pd.DataFrame(of).drop(columns="part").to_markdown(index=False)
+            (BENCH / f"{asked.name}_{name}.md").write_text(table + "\n")
+            print(f"{table}\n")
 
 
 def arguments() -> argparse.Namespace:

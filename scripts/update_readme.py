@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Fill the generated parts of README.md from files: scripts/update_readme.py NAME=FILE ...
 
-A `table.md` goes in as it is, any other file as a block of text.
+A Markdown file goes in as it is, any other file as a block of text.
 """
 
 import re
