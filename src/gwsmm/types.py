@@ -37,10 +37,17 @@ class Responses:
     Attributes:
         texts: n responses as the students wrote them.
         labels: [n, L] of 0 and 1, one column per label of the item.
+        second: [n, L], the labels of a second rater, a row of -1 where there was none; None: the
+            source has none.
+        groups: n names of subgroups of the students, None where unknown; None: the source has none.
+
+    Only the results show `second` and `groups`; no stage may read them, as they are in no digest.
     """
 
     texts: tuple[str, ...]
     labels: NDArray[np.uint8]
+    second: NDArray[np.int8] | None = None
+    groups: tuple[str | None, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -48,7 +55,12 @@ class Responses:
     def rows(self, index: Iterable[int]) -> "Responses":
         """The responses at these positions, in this order."""
         chosen = list(index)
-        return Responses(tuple(self.texts[i] for i in chosen), self.labels[chosen])
+        return Responses(
+            tuple(self.texts[i] for i in chosen),
+            self.labels[chosen],
+            None if self.second is None else self.second[chosen],
+            None if self.groups is None else tuple(self.groups[i] for i in chosen),
+        )
 
     @cached_property
     def digest(self) -> str:

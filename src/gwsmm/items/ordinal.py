@@ -1,5 +1,7 @@
 """A score 0..K as K cumulative binaries "score ≥ 1", …, "score ≥ K", and back."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,7 +18,7 @@ def encode(scores: NDArray[np.int64], most: int) -> NDArray[np.uint8]:
     return (scores[:, None] >= np.arange(1, most + 1)).astype(np.uint8)
 
 
-def decode(binaries: NDArray[np.uint8]) -> NDArray[np.int64]:
+def decode(binaries: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     """[n] scores of [n, K] binaries: how many are 1.
 
     Counting also decodes predictions that are no staircase, such as (0, 1): it is the score whose

@@ -54,8 +54,8 @@ class Pasta:
         train, test = read(folder / f"{name}{TRAIN}"), read(folder / f"{name}{TEST}")
         labels = _labels(train)
         _check_same_labels(train, test, labels)
-        learned, unrated = responses(train.rows, train.columns[0], labels)
-        tested, unrated_test = responses(test.rows, test.columns[0], labels)
+        learned, _ = responses(train.rows, train.columns[0], labels)
+        tested, _ = responses(test.rows, test.columns[0], labels)
         return assemble(
             name,
             [Label(label, about.labels.get(label, "")) for label in labels],
@@ -65,7 +65,10 @@ class Pasta:
             validation=None,
             split=split,
             prompt=about.question,
-            notes=[*dropped(unrated, "training"), *dropped(unrated_test, "test")],
+            notes=[
+                *dropped(len(train.rows) - len(learned), "training"),
+                *dropped(len(test.rows) - len(tested), "test"),
+            ],
         )
 
 

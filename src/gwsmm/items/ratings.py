@@ -36,7 +36,7 @@ def rating(row: Row, column: str) -> int:
         return value
     raise InputError(
         f"{row.where}, column {show([column])}: {show_cell(row.cells[column])} is not 0 or 1: "
-        "correct it, write -1 where nobody rated, or leave the column out of the labels"
+        "correct it, write -1 where nobody rated, or leave the column out"
     )
 
 
@@ -51,16 +51,16 @@ def rated_columns(rows: Iterable[Row], columns: Sequence[str]) -> tuple[str, ...
     return tuple(column for column in columns if column not in missing)
 
 
-def responses(rows: Sequence[Row], text: str, labels: Sequence[str]) -> tuple[Responses, int]:
-    """The rows that are rated on every label, and how many were dropped because they are not.
+def responses(rows: Sequence[Row], text: str, labels: Sequence[str]) -> tuple[Responses, list[Row]]:
+    """The responses that are rated on every label, and their rows.
 
     Raises:
         InputError: a rating is not 0, 1, -1 or empty, a rated row has no text, or no row is rated.
     """
     ratings = np.array([[rating(row, c) for c in labels] for row in rows], np.int64)
     rated = _rated(rows, ratings.reshape(len(rows), len(labels)))
-    texts = text_column([rows[i] for i in rated], text)
-    return Responses(texts, ratings[rated].astype(np.uint8)), len(rows) - len(rated)
+    kept = [rows[i] for i in rated]
+    return Responses(text_column(kept, text), ratings[rated].astype(np.uint8)), kept
 
 
 def score(row: Row, column: str) -> int:
@@ -74,16 +74,16 @@ def score(row: Row, column: str) -> int:
     )
 
 
-def scored(rows: Sequence[Row], text: str, column: str, most: int) -> tuple[Responses, int]:
-    """The rows with a score, as cumulative binaries, and how many were dropped for lack of one.
+def scored(rows: Sequence[Row], text: str, column: str, most: int) -> tuple[Responses, list[Row]]:
+    """The responses with a score, as cumulative binaries, and their rows.
 
     Raises:
         InputError: a score is no whole number, a scored row has no text, or no row is scored.
     """
     scores = np.array([score(row, column) for row in rows], np.int64)
     rated = _rated(rows, scores[:, None])
-    texts = text_column([rows[i] for i in rated], text)
-    return Responses(texts, encode(scores[rated], most)), len(rows) - len(rated)
+    kept = [rows[i] for i in rated]
+    return Responses(text_column(kept, text), encode(scores[rated], most)), kept
 
 
 def _rated(rows: Sequence[Row], ratings: NDArray[np.int64]) -> list[int]:

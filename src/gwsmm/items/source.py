@@ -75,12 +75,19 @@ def long(sheets: Sequence[Sheet], column: str) -> list[Source]:
 
 
 def name_of(row: Row, column: str) -> str:
-    """The item's name; numbers as they are written without a fraction."""
-    cell: Cell = row.cells[column]
-    if is_empty(cell) or not isinstance(cell, str | int | float):
+    """The item's name."""
+    name = as_name(row.cells[column])
+    if name is None:
         raise InputError(f"{row.where}, column {show([column])} names no item: write its name")
+    return name
+
+
+def as_name(cell: Cell) -> str | None:
+    """A text without the space around it, or a number as it is named; None for anything else."""
+    if is_empty(cell) or not isinstance(cell, str | int | float):
+        return None
     if isinstance(cell, float) and cell.is_integer():
-        return str(int(cell))
+        return str(int(cell))  # pandas writes 1.0 where a column has empty cells
     return str(cell).strip()
 
 

@@ -1,15 +1,20 @@
 """Any tables of responses: one file per item, or one column that names the item."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Self
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from gwsmm.items.beside import second_labels, second_scores, subgroup
 from gwsmm.items.files import tables
 from gwsmm.items.ordinal import steps
 from gwsmm.items.ratings import dropped, rated_columns, responses, score, scored
 from gwsmm.items.reading import read
-from gwsmm.items.sheet import Sheet, show
+from gwsmm.items.sheet import Row, show
 from gwsmm.items.source import Part, Source, long, wide
 from gwsmm.items.split import Split, assemble, check_names
 from gwsmm.types import STRICT, InputError, Item, Label, Responses
@@ -28,6 +33,9 @@ class Table:
         item: column of the item's name; None for the wide layout.
         labels: columns of 0 and 1; None for every column that no other field names.
         score: column of a whole score 0..K, instead of labels: the item is ordinal.
+        second: column of a second rater's score, or one column for each of `labels` in their order;
+            None for no second rater. Reported, never learned from.
+        group: column of the student's subgroup, e.g. gender; None for none. Reported likewise.
         split: column of `train`, `validation` or `test`; a part that no row names is divided off.
         prompt: column of the question; the first that an item has is taken.
         delimiter: of CSV and TSV files; None for what the file's ending says.
@@ -41,6 +49,8 @@ class Table:
     item: str | None
     labels: Annotated[tuple[str, ...], Field(min_length=1)] | None
     score: str | None
+    second: str | tuple[str, ...] | None
+    group: str | None
     split: str | None
     prompt: str | None
     delimiter: Annotated[str, Field(pattern=r'^[^"\r\n]$')] | None
@@ -51,15 +61,33 @@ class Table:
     def _each_column_once(self) -> Self:
         if self.labels and self.score:
             raise ValueError("`labels` and `score` exclude each other: set one of them to null")
-        named = [*self._mapped(), *(self.labels or ())]
+        rated = len(self.labels) if self.labels else int(self.score is not None)
+        if self.second is not None and len(self._seconds()) != rated:
+            raise ValueError(
+                "`second` is one column for `score`, or one for each of `labels` in their order"
+            )
+        named = [column for _, column in self._named()]
         twice = {name for name in named if named.count(name) > 1}
         if twice:
             raise ValueError(f"column {min(twice)!r} is given twice: each column has one meaning")
         return self
 
-    def _mapped(self) -> list[str]:
-        columns = (self.text, self.item, self.score, self.split, self.prompt)
-        return [column for column in columns if column]
+    def _named(self) -> list[tuple[str, str]]:
+        """(field, column) of every column that is named."""
+        fields = {
+            "text": (self.text,),
+            "item": (self.item,),
+            "labels": self.labels or (),
+            "score": (self.score,),
+            "second": self._seconds(),
+            "group": (self.group,),
+            "split": (self.split,),
+            "prompt": (self.prompt,),
+        }
+        return [(field, column) for field in fields for column in fields[field] if column]
+
+    def _seconds(self) -> tuple[str, ...]:
+        return (self.second,) if isinstance(self.second, str) else self.second or ()
 
     def __call__(self, split: Split) -> tuple[Item, ...]:
         """The items in the order of the files, or of their first rows."""
@@ -68,35 +96,25 @@ class Table:
             read(file, delimiter=self.delimiter, quoting=self.quoting) for file in tables(paths)
         ]
         for sheet in sheets:
-            self._check_columns(sheet)
+            for field, column in self._named():
+                sheet.check_column(column, f"items.{field}")
         sources = long(sheets, self.item) if self.item else wide(sheets)
         check_names(source.name for source in sources)
         return tuple(self._item(source, split) for source in sources)
-
-    def _check_columns(self, sheet: Sheet) -> None:
-        named = {
-            "text": self.text,
-            "item": self.item,
-            "score": self.score,
-            "split": self.split,
-            "prompt": self.prompt,
-        }
-        for field, column in named.items():
-            if column:
-                sheet.check_column(column, f"items.{field}")
-        for column in self.labels or ():
-            sheet.check_column(column, "items.labels")
 
     def _item(self, source: Source, split: Split) -> Item:
         labels, notes = self._labels(source)
         parts = dict[Part, Responses]()
         for part, rows in source.parts(self.split).items():
             if self.score:
-                parts[part], unrated = scored(rows, self.text, self.score, len(labels))
+                rated, kept = scored(rows, self.text, self.score, len(labels))
             else:
                 names = [label.name for label in labels]
-                parts[part], unrated = responses(rows, self.text, names)
-            notes += dropped(unrated, part)
+                rated, kept = responses(rows, self.text, names)
+            parts[part] = replace(
+                rated, second=self._second(kept, labels), groups=self._groups(kept)
+            )
+            notes += dropped(len(rows) - len(kept), part)
         train = parts["training"]
         return assemble(
             source.name,
@@ -110,6 +128,18 @@ class Table:
             notes=notes,
         )
 
+    def _second(self, rows: Sequence[Row], labels: Sequence[Label]) -> NDArray[np.int8] | None:
+        """[n, L] as in `Responses`."""
+        if not self.second:
+            return None
+        if self.score:
+            return second_scores(rows, self._seconds()[0], len(labels))
+        column = dict(zip(self.labels or (), self._seconds(), strict=True))
+        return second_labels(rows, [column[label.name] for label in labels])
+
+    def _groups(self, rows: Sequence[Row]) -> tuple[str | None, ...] | None:
+        return tuple(subgroup(row, self.group) for row in rows) if self.group else None
+
     def _labels(self, source: Source) -> tuple[tuple[Label, ...], list[str]]:
         """The item's labels, and the notes on those that it lacks."""
         if self.score:
@@ -118,8 +148,8 @@ class Table:
             if most < 1:
                 raise InputError(f"item {source.name!r} has no score above 0: leave the item out")
             return steps(most), []
-        mapped = self._mapped()
-        wanted = self.labels or [column for column in source.columns if column not in mapped]
+        named = [column for _, column in self._named()]
+        wanted = self.labels or [column for column in source.columns if column not in named]
         rated = rated_columns(source.rows, wanted)
         if not rated:
             raise InputError(
