@@ -31,6 +31,7 @@ from gwsmm.types import Distances, Item, Plan
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
+    from pandas.api.extensions import ExtensionArray
 
 SCHEMA = 1
 MODELS = ("majority", "individual", "merged")
@@ -165,7 +166,8 @@ def predictions_frame(outcomes: Sequence[Outcome]) -> "pd.DataFrame":
     """One row per item, test response, label and model; never the response text.
 
     Columns: item, response (position in the test split), label, model, truth, probability,
-    decision; for ordinal items also score_truth and score_decision, else missing.
+    decision; for ordinal items also score_truth and score_decision, else missing. Where the items
+    have them also group, second and score_second, missing where a response has none.
     """
     import pandas as pd
 
@@ -186,10 +188,33 @@ def predictions_frame(outcomes: Sequence[Outcome]) -> "pd.DataFrame":
                 "decision": said.decisions.ravel(),
                 "score_truth": decode(truth).repeat(width) if ordinal else None,
                 "score_decision": decode(said.decisions).repeat(width) if ordinal else None,
+                **_beside(item),
             }
             frame = pd.DataFrame(columns)
             frames.append(frame.astype({"score_truth": "Int64", "score_decision": "Int64"}))
     return pd.concat(frames, ignore_index=True)
+
+
+def _beside(item: Item) -> "dict[str, ExtensionArray]":
+    """The columns of the subgroup and the second rater, as far as the item has them."""
+    import pandas as pd
+
+    columns: dict[str, ExtensionArray] = {}
+    groups, second, width = item.test.groups, item.test.second, len(item.labels)
+    if groups is not None:
+        columns["group"] = pd.array(groups, dtype="string").repeat(width)
+    if second is not None:
+        columns["second"] = _known(second.ravel())
+        if item.kind == "ordinal":
+            columns["score_second"] = _known(decode(second)).repeat(width)
+    return columns
+
+
+def _known(values: "NDArray[Any]") -> "ExtensionArray":
+    """Whole numbers, missing where they are negative."""
+    import pandas as pd
+
+    return pd.arrays.IntegerArray(values.astype(np.int64), values < 0)
 
 
 def controls_content(controls: Controls) -> dict[str, object]:
