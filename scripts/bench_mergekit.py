@@ -13,12 +13,16 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import numpy as np
 from bench_parts import Row, alone
 
 from gwsmm.artefact import MANIFEST, Artefact, Member, checksum
 from gwsmm.types import Item, Label, Responses
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DENSITY = 0.5  # of an even number of entries: both sides keep the same half
 
@@ -87,6 +91,7 @@ def _both(
     seconds, memory = zip(*(np.median(side, axis=0) for side in (ours, theirs)), strict=True)
     ratios["time"].append(float(seconds[0] / seconds[1]))
     ratios["memory"].append(float(memory[0] / memory[1]))
+    (largest, left_out), _ = alone(difference, method, folder)
     return {
         "part": "mergekit",
         "method": method,
@@ -94,7 +99,8 @@ def _both(
         "seconds, mergekit": f"{seconds[1]:.1f}",
         "peak GB, gwsmm": f"{memory[0] / 1e9:.2f}",
         "peak GB, mergekit": f"{memory[1] / 1e9:.2f}",
-        "largest difference": f"{alone(difference, folder / f'ours-{method}', out)[0]:.1e}",
+        "largest difference": f"{largest:.1e}",
+        "entries left out": left_out,
     }
 
 
@@ -167,14 +173,52 @@ def _member(path: Path) -> Member:
     return Member(item, Artefact(path, path.name))
 
 
-def difference(ours: Path, theirs: Path) -> float:
-    """The largest of all entries."""
+def difference(method: str, folder: Path) -> tuple[float, int]:
+    """The largest of all entries at which the definitions agree, and at how many they do not.
+
+    TIES keeps the largest entries of a task vector and elects the sign of their sum. Where several
+    are as large as the last that is kept, gwsmm keeps all of them and mergekit some; where the sum
+    is nothing but rounding, gwsmm elects no sign and mergekit the positive one.
+    """
     from safetensors.torch import load_file
 
+    ours, theirs = folder / f"ours-{method}", folder / f"theirs-{method}"
     state = load_file(ours / "trunk.safetensors")
     pooler = load_file(ours / "pooler.safetensors")
     state |= {f"pooler.dense.{name}": tensor for name, tensor in pooler.items()}
     other = {k: v for file in theirs.glob("*.safetensors") for k, v in load_file(file).items()}
     if set(state) != set(other):
         sys.exit(f"not the same tensors: {sorted(set(state) ^ set(other))}")
-    return max(float((state[name] - other[name]).abs().max()) for name in state)
+    largest, left_out = 0.0, 0
+    for name in state:
+        apart = (state[name] - other[name]).abs()
+        if method == "ties":
+            undecided = _undecided(folder, name)
+            apart[undecided] = 0
+            left_out += int(undecided.sum())
+        largest = max(largest, float(apart.max()))
+    return largest, left_out
+
+
+def _undecided(folder: Path, name: str) -> "Tensor":
+    """[...] of a tensor's shape: where the two definitions of TIES differ."""
+    import torch
+    from safetensors import safe_open
+
+    from gwsmm.merge.ties import rounding, smallest_kept, trim
+
+    def read(path: Path) -> "Tensor":
+        with safe_open(path / "model.safetensors", framework="pt") as file:
+            return file.get_tensor(name)
+
+    base, members = read(folder / "base"), [read(path) for path in sorted(folder.glob("member*"))]
+    undecided = torch.zeros(base.shape, dtype=torch.bool)
+    total = torch.zeros_like(base)
+    for member in members:
+        tau = member - base
+        smallest = smallest_kept(tau, DENSITY)
+        at = tau.abs() == smallest
+        if int((tau.abs() >= smallest).sum()) > int(DENSITY * tau.numel()):
+            undecided |= at
+        total += trim(tau, smallest)
+    return undecided | (total.abs() <= rounding(members))

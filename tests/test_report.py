@@ -251,6 +251,14 @@ def test_a_run_that_is_given_twice_counts_once(several):
     assert [len(each.runs) for each in once] == [len(each.runs) for each in twice] == [1]
 
 
+def test_names_of_items_may_be_numbers(tmp_path):
+    run = write_run(tmp_path / "run", items=["apples", "boats", "3", "04", "5.0", "1e3"])
+    assert list(read_runs([run])[0].distances.names) == ["apples", "boats", "3", "04", "5.0", "1e3"]
+    frame = read(reported(tmp_path / "out", run), "items")
+    assert "04" in (tmp_path / "out" / "tables" / "items.csv").read_text()
+    assert len(frame) == 6
+
+
 def test_another_strategy_is_one_axis_however_many_settings_it_brings(tmp_path):
     other = {"merge": {"_target_": "gwsmm.merge.average.Average", "weights": 3}}
     runs = [write_run(tmp_path / "a"), write_run(tmp_path / "b", config=other)]

@@ -118,7 +118,8 @@ def _conduct(
             folder=folder,
             config=OmegaConf.to_container(cfg, resolve=True),  # type: ignore[arg-type]
             results=found.results,
-            tables={table.name: table.frame for table in tables},
+            # whose students belong to which subgroup, and how these do, stays on the machine
+            tables={t.name: t.frame for t in tables if t.name != "subgroups"},
             members=found.members,
         )
     )

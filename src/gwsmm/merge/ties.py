@@ -53,7 +53,7 @@ def ties(base: "Tensor", members: Sequence["Tensor"], *, density: float, scale: 
     for at in pieces(base.numel()):
         here = [each[at].float() for each in flat]
         taus = [trim(each - start[at], least) for each, least in zip(here, smallest, strict=True)]
-        tau = disjoint_mean(taus, _rounding(here))
+        tau = disjoint_mean(taus, rounding(here))
         merged[at] = (start[at] + scale * tau).to(base.dtype)
     return merged.reshape(base.shape)
 
@@ -88,7 +88,7 @@ def disjoint_mean(taus: Sequence["Tensor"], rounding: "Tensor") -> "Tensor":
     return agreeing / agrees.sum(0).clamp(min=1)
 
 
-def _rounding(members: Sequence["Tensor"]) -> "Tensor":
+def rounding(members: Sequence["Tensor"]) -> "Tensor":
     """How far from zero rounding alone can take a sum of differences to the members' mean."""
     import torch
 

@@ -1,7 +1,7 @@
 """What a finished run left in its folder, read again."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -114,7 +114,8 @@ class RunFolder:
     @cached_property
     def distances(self) -> Distances:
         """The content of `distances.csv` and `pairs.csv`."""
-        square = _read(self.folder / "distances.csv", lambda text: _table(text, index_col=0))
+        table = _read(self.folder / "distances.csv", lambda text: _table(text, [0]))
+        square = table.set_index(table.columns[0])
         pairs = _read(self.folder / "pairs.csv", _table)
         details = {name: self._matrix(pairs, name, bool) for name in ("converged", "estimated")}
         np.fill_diagonal(details["converged"], True)
@@ -187,16 +188,15 @@ class _About(TypedDict):
     scoring: dict[str, dict[str, float] | None]
 
 
-def _table(text: str, index_col: int | None = None) -> "pd.DataFrame":
+def _table(text: str, words: Sequence[str | int] = ("item", "other")) -> "pd.DataFrame":
+    """A CSV file; `words` are the columns that stay text, as the names of items may be numbers."""
     from io import StringIO
 
     import pandas as pd
 
-    names = {"item": str, "other": str}
     return pd.read_csv(
         StringIO(text),
-        index_col=index_col,
-        dtype=names if index_col is None else None,
+        converters=dict.fromkeys(words, str),
         keep_default_na=False,
         na_values=["", "nan"],
     )
