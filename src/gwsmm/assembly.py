@@ -49,25 +49,46 @@ class Assembly:
 
     def each_merged(self, groups: Sequence[Group]) -> list[dict[str, Scorer]]:
         """What scores the items of each group, by name; an item may stand in several groups."""
-        moved = self.moved(groups)
+        scorers = iter(self._fitted(self.moved(groups)))
+        return [{member.item.name: next(scorers) for member in each.members} for each in groups]
+
+    def joined(self, member: Member, trunk: Artefact) -> Scorer:
+        """What scores an item on a trunk that is there already, and stays as it is."""
+        bases = (*self.pretrained, trunk) if self._merges else self.pretrained
+        (scorer,) = self._fitted(self._moved([Owner(member, bases)]))
+        return scorer
+
+    def moved(self, groups: Sequence[Group]) -> list[Moved]:
+        """The items of all groups, one group after the other, on their new encoders."""
+        return self._moved(self._owners(groups))
+
+    @cached_property
+    def pretrained(self) -> tuple[Artefact, ...]:
+        """The pretrained encoder as it is kept, if items keep a part of an encoder beside it."""
+        private = self.x.private
+        if not isinstance(private, PrivateTrunk) or "pretrained" not in private.bases:
+            return ()
+        made = self._store.each(Pretrained(encoder=self.x.encoder), [None], self.x.execute)
+        return tuple(self._rounded(made))
+
+    def _fitted(self, moved: Sequence[Moved]) -> list[Scorer]:
+        """What scores these items with the heads, and the rules, that are fitted to them."""
         fit = HeadFitting(
             encoder=self.x.encoder, heads=self.x.heads, trainer=self.x.trainer, seed=self.x.seed
         )
         heads = self._store.each(fit, moved, self.x.execute)
         scorers = [Scorer(m.trunk, m.pooler, head) for m, head in zip(moved, heads, strict=True)]
-        decided = iter(self._decided([each.member for each in moved], scorers))
-        return [{member.item.name: next(decided) for member in each.members} for each in groups]
+        return self._decided([each.member for each in moved], scorers)
 
-    def moved(self, groups: Sequence[Group]) -> list[Moved]:
-        """The items of all groups, one group after the other, on their new encoders."""
+    def _moved(self, owners: Sequence[Owner]) -> list[Moved]:
+        """These items on their new encoders."""
         private, shares_pooler = self.x.private, "pooler" in self.x.private.shared_parts
 
         def on(member: Member, trunk: Kept) -> Moved:
             return Moved(member, trunk, trunk if shares_pooler else self._own[member.item.name])
 
         if not isinstance(private, PrivateTrunk):
-            return [on(*each) for each in self._trunks(groups)]
-        owners = self._owners(private, groups)
+            return [on(owner.member, *owner.bases) for owner in owners]
         coding = Coding(encoder=self.x.encoder, private=private, trainer=self.x.trainer)
         codes = self._store.each(coding, owners, self.x.execute)
         return [
@@ -143,14 +164,11 @@ class Assembly:
         rules = self._store.each(decide, undecided, self.x.execute)
         return [replace(each, decision=rule) for each, rule in zip(scorers, rules, strict=True)]
 
-    def _owners(self, private: PrivateTrunk, groups: Sequence[Group]) -> list[Owner]:
-        """The items that keep a part of an encoder, each with what it stands on."""
-        pretrained: list[Artefact] = []
-        if "pretrained" in private.bases:
-            stage = Pretrained(encoder=self.x.encoder)
-            pretrained += self._rounded(self._store.each(stage, [None], self.x.execute))
+    def _owners(self, groups: Sequence[Group]) -> list[Owner]:
+        """Every item with what it is to stand on."""
+        pretrained = self.pretrained
         if not self._merges:
-            return [Owner(member, tuple(pretrained)) for each in groups for member in each.members]
+            return [Owner(member, pretrained) for each in groups for member in each.members]
         return [Owner(member, (*pretrained, merged)) for member, merged in self._trunks(groups)]
 
     def _trunks(self, groups: Sequence[Group]) -> list[tuple[Member, Artefact]]:
