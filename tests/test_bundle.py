@@ -29,9 +29,10 @@ from little import (
 )
 from safetensors.torch import load_file
 
-from gwsmm.bundle import writing
+from gwsmm.bundle import sealing
 from gwsmm.bundle.reading import Bundle, open_bundle
-from gwsmm.bundle.writing import TOLERANCE, write_bundle
+from gwsmm.bundle.sealing import TOLERANCE
+from gwsmm.bundle.writing import write_bundle
 from gwsmm.cli.run import build
 from gwsmm.decision.rule import half, load_rule
 from gwsmm.encoder import Encoder
@@ -547,9 +548,9 @@ def test_a_failure_leaves_nothing(done, tmp_path, monkeypatch, what):
         raise KeyboardInterrupt if what == "stop" else RuntimeError("no more")
 
     if what == "check":
-        monkeypatch.setattr(writing, "TOLERANCE", -1.0)
+        monkeypatch.setattr(sealing, "TOLERANCE", -1.0)
     else:
-        monkeypatch.setattr(writing, "card", fail)
+        monkeypatch.setattr(sealing, "card", fail)
     with pytest.raises((InputError, RuntimeError, KeyboardInterrupt)):
         bundled(done, tmp_path / "new" / "bundle")
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -9,13 +9,19 @@ _COLUMNS = ("micro_f1", "macro_f1", "exact_match", "label_accuracy")
 _MODELS = ("majority", "individual", "merged")
 
 
-def card(results: Mapping[str, Any], items: Sequence[Bundled], encoder: Architecture) -> str:
+def card(
+    results: Mapping[str, Any],
+    items: Sequence[Bundled],
+    encoder: Architecture,
+    added: Sequence[Mapping[str, Any]],
+) -> str:
     """The text of `README.md`; it holds no response.
 
     Args:
         results: the content of `results.json`.
         items: as in the manifest.
         encoder: as in the manifest.
+        added: the content of `added.json`.
     """
     named = f"`{encoder.model}`"
     storage, plan = results["storage"], results["plan"]
@@ -58,7 +64,7 @@ executed.
 
 {groups}
 
-## Items
+{_added(added)}## Items
 
 {_labels(items)}
 
@@ -80,6 +86,31 @@ On each item's test responses, which no choice has seen. `merged` is what this f
 
 The weights are derived from {named}, whose licence applies to them, and from the
 responses, whose terms may restrict what the weights may be used for.
+"""
+
+
+def _added(added: Sequence[Mapping[str, Any]]) -> str:
+    """How items that were added found their place."""
+    if not added:
+        return ""
+    rows = [
+        [
+            each["item"],
+            ", ".join(each["nearest"]),
+            f"{each['distance']:.4g}",
+            *(f"{each['validation'][name]:.4f}" for name in ("alone", "joined", "tolerance")),
+            "shared" if each["accepted"] else "its own",
+        ]
+        for each in added
+    ]
+    header = ["item", "nearest group", "distance", "alone", "joined", "tolerance", "encoder"]
+    return f"""\
+These items were added later. An item joins the encoder of its nearest group, which stays as it is,
+if its micro F1 on validation responses falls by no more than the tolerance below that of its own
+encoder, and keeps its own otherwise. No other item's files changed.
+
+{_table(header, rows)}
+
 """
 
 

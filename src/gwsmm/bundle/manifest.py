@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,8 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from gwsmm.artefact import MANIFEST, Codec
-from gwsmm.private.private import PrivateTrunk
+from gwsmm.artefact import MANIFEST, Codec, checksum
+from gwsmm.items.sheet import show
+from gwsmm.private.private import Private, PrivateTrunk
 from gwsmm.types import STRICT, InputError, Label
 
 FORMAT = 1
@@ -126,10 +128,12 @@ class CodecChoice:
         return built
 
 
-def choice_of(codec: PrivateTrunk) -> CodecChoice:
-    """How a strategy is named in a manifest."""
-    kind = type(codec)
-    settings = asdict(codec)  # type: ignore[call-overload]
+def choice_of(private: Private) -> CodecChoice | None:
+    """How a manifest names what decodes private parts; None where items have no coded ones."""
+    if not isinstance(private, PrivateTrunk):
+        return None
+    kind = type(private)
+    settings = asdict(private)  # type: ignore[call-overload]
     return CodecChoice(strategy=f"{kind.__module__}.{kind.__qualname__}", settings=settings)
 
 
@@ -191,6 +195,27 @@ def read_manifest(folder: Path) -> Manifest:
         raise InputError(f"{path} is damaged: {where}: {first['msg']}; copy it again") from error
     _check_paths(folder, manifest)
     return manifest
+
+
+def meant(name: str, items: Sequence[str]) -> str:
+    """What to say to a user who gave the name of no item."""
+    near = get_close_matches(name, items, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"its items are {show(items)}"
+
+
+def checked(folder: Path, manifest: Manifest, name: str) -> Path:
+    """The path of a file of the bundle, after its checksum was verified.
+
+    Raises:
+        InputError: it is not what was written.
+    """
+    said = manifest.files.get(name)
+    if said is None or checksum(folder / name) != said.sha256:
+        raise InputError(
+            f"{folder / name} is missing or damaged: its checksum is not that of the manifest; "
+            "copy the bundle again"
+        )
+    return folder / name
 
 
 def _written_by(content: Mapping[str, Any]) -> str:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gwsmm.artefact import MANIFEST, Codec, checksum
-from gwsmm.bundle.manifest import Bundled, Manifest, Part, read_manifest
+from gwsmm.artefact import MANIFEST, Codec
+from gwsmm.bundle.manifest import Bundled, Manifest, Part, checked, read_manifest
 from gwsmm.bundle.tensors import read_part
 from gwsmm.decision.rule import Rule, sigmoid
 from gwsmm.encoder import Encoder
@@ -183,11 +183,7 @@ class Bundle:
         needed = dict.fromkeys(name for item in items for name in item.files)
         encoder = [name for name in self.manifest.files if name.startswith(f"{ENCODER}/")]
         for name in (*encoder, *needed):
-            if checksum(self.folder / name) != self.manifest.files[name].sha256:
-                raise InputError(
-                    f"{self.folder / name} is missing or damaged: its checksum is not that of the "
-                    "manifest; copy the bundle again"
-                )
+            checked(self.folder, self.manifest, name)
 
     @contextmanager
     def _readable_errors(self) -> Iterator[None]:

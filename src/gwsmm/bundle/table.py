@@ -5,13 +5,12 @@ import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
 
 from gwsmm.artefact import MANIFEST
-from gwsmm.bundle.manifest import Bundled
+from gwsmm.bundle.manifest import Bundled, meant
 from gwsmm.bundle.reading import Bundle, Scored
 from gwsmm.items.files import locate
 from gwsmm.items.ordinal import decode
@@ -72,10 +71,9 @@ def _known(row: Row, column: str, items: Sequence[str]) -> str:
     name = name_of(row, column)
     if name in items:
         return name
-    near = get_close_matches(name, items, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"its items are {show(items)}"
     raise InputError(
-        f"{row.where}, column {show([column])}: the bundle has no item {show([name])}; {hint}"
+        f"{row.where}, column {show([column])}: the bundle has no item {show([name])}; "
+        f"{meant(name, items)}"
     )
 
 

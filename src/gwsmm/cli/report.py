@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gwsmm.cli.explain import is_users
+from gwsmm.cli.parsing import OneLine
 from gwsmm.cli.run import refuse
-from gwsmm.cli.score import OneLine
 from gwsmm.types import InputError
 
 

@@ -6,9 +6,8 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import NoReturn
 
-from gwsmm.types import InputError
+from gwsmm.cli.parsing import OneLine, input_errors
 
 _EPILOG = """\
 The table is CSV, TSV, JSON lines or parquet and may mix items. Its rows come back in their order,
@@ -20,14 +19,8 @@ row's item has no such label), and `score` for items that have whole scores.
 def score_command(arguments: Sequence[str]) -> None:
     """Score the table that the arguments name; ends with 2 on bad input."""
     os.environ["HF_HUB_OFFLINE"] = "1"  # a bundle has all that is needed
-    try:
+    with input_errors():
         _score(_parser().parse_args(arguments))
-    except InputError as error:
-        sys.stderr.write(f"gwsmm: {' '.join(str(error).split())}\n")
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        sys.stderr.write("gwsmm: stopped; nothing was written\n")
-        raise SystemExit(130) from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -95,12 +88,3 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
     return int(text)
-
-
-class OneLine(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """End with 2 and what was wrong."""
-        sys.stderr.write(f"gwsmm: {self.prog}: {message}; see {self.prog} --help\n")
-        raise SystemExit(2)
