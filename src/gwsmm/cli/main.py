@@ -3,6 +3,9 @@
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+
+COMMANDS = ("run", "report", "bundle", "score", "add", "remove")  # each a module beside this one
 
 HELP = """\
 gwsmm finds out which scoring models can share one encoder, merges them, and shows what that costs.
@@ -11,6 +14,8 @@ usage: gwsmm run [OPTION=VALUE …] [-m] [--cfg job]
        gwsmm report RUN … [--out DIR]
        gwsmm bundle RUN OUT
        gwsmm score BUNDLE TABLE [--out FILE] [--probabilities]
+       gwsmm add BUNDLE RUN ITEM OUT [--tolerance F1]
+       gwsmm remove BUNDLE ITEM OUT
 
   gwsmm run                             nine generated items, GW plan, merge, comparison table
   gwsmm run experiment=quickstart       a first look: GW, expert and LLM plans side by side
@@ -22,6 +27,8 @@ usage: gwsmm run [OPTION=VALUE …] [-m] [--cfg job]
   gwsmm report RUN RUN … --out DIR      tables and a page that compare finished runs
   gwsmm bundle outputs/runs/RUN models  what a finished run would deploy, in one folder
   gwsmm score models answers.csv        scores of a table that mixes items; see gwsmm score --help
+  gwsmm add models RUN ITEM models2     one item more; the files of the others stay as they are
+  gwsmm remove models ITEM models2      one item less; likewise
 
   -h, --help     this text
   --version      the version
@@ -41,25 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from gwsmm import __version__
 
         sys.stdout.write(f"gwsmm {__version__}\n")
-    elif command == "run":
-        from gwsmm.cli.run import run_command
-
-        run_command(rest)
-    elif command == "report":
-        from gwsmm.cli.report import report_command
-
-        report_command(rest)
-    elif command == "bundle":
-        from gwsmm.cli.bundle import bundle_command
-
-        bundle_command(rest)
-    elif command == "score":
-        from gwsmm.cli.score import score_command
-
-        score_command(rest)
+    elif command in COMMANDS:
+        module = import_module(f"gwsmm.cli.{command}")
+        getattr(module, f"{command}_command")(rest)
     else:
         from gwsmm.cli.explain import nearest
 
-        hint = nearest(command, ["run", "report", "bundle", "score", "--help", "--version"])
+        hint = nearest(command, [*COMMANDS, "--help", "--version"])
         sys.stderr.write(f"gwsmm: there is no command {command!r}{hint}; see gwsmm --help\n")
         raise SystemExit(2)
