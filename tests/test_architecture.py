@@ -167,7 +167,7 @@ def test_a_study_reads_what_runs_left_and_none_of_the_stages():
         ("omegaconf", {"cli.run", "cli.explain"}),
         ("transformers", {"encoder"}),
         ("huggingface_hub", {"encoder"}),
-        ("wandb", {"tracking"}),
+        ("wandb", {"recording"}),
         ("pytorch_lightning", {"scoring"}),
         ("joblib", {"execute"}),
         ("filelock", {"store"}),

@@ -1,10 +1,7 @@
 """The whole experiment on something tiny, as a user meets it."""
 
-import json
 import re
 import shutil
-import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +10,6 @@ import pandas as pd
 import pytest
 import yaml
 from little import (
-    CONF,
     MODELS,
     NAMES,
     TINY,
@@ -31,10 +27,6 @@ from little import (
 from matplotlib.image import imread
 from sklearn.metrics import accuracy_score, f1_score
 
-TABLES = (
-    "data", "plans", "performance", "items", "tests", "efficiency", "stability", "together",
-    "agreement", "labels", "sources",
-)  # fmt: skip
 METRICS = ("micro_f1", "macro_f1", "exact_match", "label_accuracy")
 FILES = {
     "config.yaml", "results.json", "predictions.parquet", "distances.csv", "pairs.csv",
@@ -493,69 +485,7 @@ def test_scores_of_ordinal_items_go_through(world):
         assert (steps[:, 0] >= steps[:, 1]).all()
 
 
-# Multirun and tracking
-
-
-def records(path: Path) -> Iterator[bytes]:
-    """The records of a W&B run file: LevelDB's log format after a header of seven bytes."""
-    content = path.read_bytes()
-    assert content[:4] == b":W&B"
-    at, whole, block = 7, b"", 32768
-    while at + 7 <= len(content):
-        left = block - at % block
-        if left < 7:
-            at += left
-            continue
-        _, length, kind = struct.unpack("<IHB", content[at : at + 7])
-        if kind == length == 0:
-            at += left
-            continue
-        data = content[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind == 1:
-            yield data
-        elif kind == 2:
-            whole = data
-        elif kind == 3:
-            whole += data
-        else:
-            yield whole + data
-
-
-@dataclass(frozen=True)
-class Tracked:
-    """What a W&B run file says."""
-
-    name: str
-    group: str
-    project: str
-    config: dict
-    history: list[dict]
-    summary: dict
-
-
-def tracked(folder: Path) -> Tracked:
-    """The one run file in a folder, read back."""
-    from wandb.proto import wandb_internal_pb2 as proto
-
-    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    about, config, summary, history = None, {}, {}, []
-    for content in records(path):
-        record = proto.Record()
-        record.ParseFromString(content)
-        kind = record.WhichOneof("record_type")
-        if kind == "run":
-            about = about or record.run
-            config |= {each.key: json.loads(each.value_json) for each in record.run.config.update}
-        if kind == "history":
-            history.append(_pairs(record.history.item))
-        if kind == "summary":
-            summary |= _pairs(record.summary.update)
-    return Tracked(about.display_name, about.run_group, about.project, config, history, summary)
-
-
-def _pairs(items: Iterator) -> dict:
-    return {".".join(each.nested_key) or each.key: json.loads(each.value_json) for each in items}
+# Multirun
 
 
 @pytest.fixture(scope="module")
@@ -565,8 +495,6 @@ def multirun(world: World, first: Path) -> Path:
     where = [f"items.path={world.data}", f"store={world.store}", f"hydra.sweep.dir={folder}"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", "200")
-        for name in ("DATA", "CACHE", "CONFIG"):
-            patch.setenv(f"WANDB_{name}_DIR", str(world.root / "wandb" / name))
         ended = gwsmm(
             "run", *TINY, TWO, "items=pasta", *where, "tracker=offline", "merge=average,ties", "-m"
         )
@@ -600,37 +528,10 @@ def test_a_multirun_compares_its_jobs(multirun):
     assert imread(multirun / "items.png").ndim == 3
 
 
-def test_offline_leaves_a_run_file_with_curves_summary_and_group(multirun):
-    for job in (multirun / "0", multirun / "1"):
-        run, results = tracked(job), read_json(job / "results.json")
-        assert (run.project, run.group) == ("gwsmm", multirun.name)
-        assert run.name == f"{multirun.name}_{job.name}"
-        assert run.config["grouping"]["encoders"] == 2
-        for name in NAMES:
-            curve = [row for row in run.history if f"{name}/epoch" in row]
-            assert [row[f"{name}/epoch"] for row in curve] == [1, 2]
-            for loss in ("train_loss", "validation_loss"):
-                assert all(0 < row[f"{name}/{loss}"] < 2 for row in curve)
-        shown = {
-            key.removesuffix("._type"): value
-            for row in run.history
-            for key, value in row.items()
-            if key.endswith("._type")
-        }
-        assert shown == {
-            **dict.fromkeys(TABLES, "table-file"),
-            "heatmap.png": "image-file",
-            "items.png": "image-file",
-        }
-        flat = json.dumps(run.summary)
-        assert str(results["overall"]["merged"]["micro_f1"]) in flat
-        assert str(results["storage"]["bytes_after"]) in flat
-
-
 def test_no_response_is_in_any_file_of_a_run(world, first, multirun):
     """In its store, its folder, or what W&B keeps."""
     words = [word.encode() for word in (*WORDS, "melting", "floating")]
-    places = [world.store, world.root / "runs", world.root / "wandb"]
+    places = [world.store, world.root / "runs"]
     files = [path for place in places for path in place.rglob("*") if path.is_file()]
     assert len(files) > 100
     for path in files:
@@ -638,25 +539,3 @@ def test_no_response_is_in_any_file_of_a_run(world, first, multirun):
         if path.suffix == ".parquet":
             content = pd.read_parquet(path).to_csv().encode()
         assert not [word for word in words if word in content], path
-
-
-@pytest.mark.parametrize("choice", sorted(path.stem for path in CONF.glob("tracker/*.yaml")))
-def test_only_a_tracker_that_is_asked_for_leaves_anything(world, first, choice, monkeypatch):
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("NETRC", str(world.root / "no_netrc"))
-    monkeypatch.setenv("WANDB_DATA_DIR", str(world.root / "wandb"))
-    folder, store = world.root / "runs" / f"tracker_{choice}", world.root / f"store_{choice}"
-    where = world.where(folder)
-    if choice == "online":
-        ended = gwsmm("run", *TINY, TWO, *where, f"store={store}", f"tracker={choice}")
-        assert ended.code == 2
-        assert "WANDB_API_KEY" in ended.err
-        assert "tracker=offline" in ended.err
-        assert not store.exists()  # refused before any work
-        assert not folder.exists()
-    else:
-        assert gwsmm("run", *TINY, TWO, *where, f"tracker={choice}").code == 0
-        assert (folder / "wandb").exists() == (choice != "off")
-        if choice != "off":
-            assert tracked(folder).group == ""
-            assert tracked(folder).name == folder.name

@@ -1,46 +1,33 @@
-"""The only door for wandb: curves, tables and pictures of a finished run."""
+"""Trackers: curves, tables, pictures and lineage of a finished run for Weights & Biases.
+
+All of wandb runs in processes of its own that are ended at a deadline: whatever happens there, the
+run is neither ended nor held up. `online` records as `offline` does and then sends the record, so
+that a lost connection loses nothing.
+"""
 
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass as plain_dataclass
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from secrets import token_hex
+from typing import Annotated, Literal, Protocol
+from urllib.parse import urlsplit
 
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from gwsmm.artefact import Member
+from gwsmm.tracked import Finished, told
 from gwsmm.types import STRICT, InputError
-
-if TYPE_CHECKING:
-    import pandas as pd
-    import wandb
 
 log = logging.getLogger(__name__)
 
-
-@plain_dataclass(frozen=True, eq=False)
-class Finished:
-    """What a tracker is told of a run; it holds no response text.
-
-    Attributes:
-        name: of the run.
-        group: of the multirun it belongs to, if any.
-        folder: the run's folder; pictures are read from it.
-        config: the composed configuration.
-        results: the content of `results.json`.
-        tables: by name.
-        members: whose training curves are sent.
-    """
-
-    name: str
-    group: str | None
-    folder: Path
-    config: Mapping[str, object]
-    results: Mapping[str, object]
-    tables: Mapping[str, "pd.DataFrame"]
-    members: Sequence[Member]
+# Else wandb reports how it is used, offline too, and does not end before that is taken.
+_QUIET = {"WANDB_ERROR_REPORTING": "false"}
 
 
 class Tracker(Protocol):
@@ -70,70 +57,123 @@ class Off:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Wandb:
-    """Weights & Biases.
+    """Weights & Biases; docs/results.md says what is there.
 
     Attributes:
-        mode: `offline` writes into the run's folder what `wandb sync` sends later; `online` sends.
+        mode: `offline` writes into the run's folder what `wandb sync` sends later; `online` writes
+            and sends it.
         project: on the service.
         entity: user or team on the service; None: the default one.
+        bundle: whether the run's bundle is written into its folder, and is an artifact too.
+        timeout: seconds, at most a day, that recording and sending may take together.
     """
 
     mode: Literal["offline", "online"]
     project: str
     entity: str | None
+    bundle: bool
+    timeout: Annotated[float, Field(gt=0, le=86400)]
 
     def check(self) -> None:
         """Refuse to go online without a key; see `Tracker`."""
-        netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-        known = netrc.is_file() and "wandb" in netrc.read_text(errors="replace")
-        if self.mode == "online" and not os.environ.get("WANDB_API_KEY") and not known:
+        if self.mode == "online" and not _has_key():
             raise InputError(
                 "tracker.mode=online: there is no Weights & Biases key; run `wandb login`, set "
                 "WANDB_API_KEY, or take tracker=offline or tracker=off"
             )
 
     def __call__(self, run: Finished) -> None:
-        """Send curves, heat map, tables and summary; see `Tracker`."""
-        import wandb
-
-        settings = wandb.Settings(
-            silent=True, console="off", x_disable_stats=True, disable_git=True, save_code=False
-        )
+        """Record the run, and send the record if online; see `Tracker`."""
+        bundle = _bundled(run) if self.bundle else None
+        end = time.monotonic() + self.timeout
         try:
-            tracked = wandb.init(
-                mode=self.mode,
-                project=self.project,
-                entity=self.entity,
-                name=run.name,
-                group=run.group,
-                dir=run.folder,
-                config=dict(run.config),
-                settings=settings,
-            )
-            with tracked:
-                _send(tracked, run)
-        except (wandb.Error, OSError) as error:
-            log.warning("not tracked (%s); everything is in %s", error, run.folder)
+            place = self._record(run, bundle, end)
+        except (InputError, OSError, subprocess.SubprocessError) as error:
+            log.warning("not tracked (%s); everything is in %s", _why(error), run.folder)
+            return
+        if self.mode == "online":
+            try:
+                _send(place, end)
+            except (OSError, subprocess.SubprocessError) as error:
+                log.warning("not sent (%s); `wandb sync %s` sends it", _why(error), place)
+
+    def _record(self, run: Finished, bundle: Path | None, end: float) -> Path:
+        """Write the offline run, and return its folder."""
+        number, home = token_hex(4), run.folder.resolve() / "wandb"
+        content = told(run) | {
+            "id": number,
+            "project": self.project,
+            "entity": self.entity,
+            "bundle": str(bundle) if bundle else None,
+        }
+        said = _call("gwsmm.recording", [], home, end, json.dumps(content))
+        if not (written := list(home.glob(f"offline-run-*-{number}"))):
+            raise OSError(_last_line(said))
+        return written[0]
 
 
-def _send(tracked: "wandb.Run", run: Finished) -> None:
-    import wandb
-
-    for member in run.members:
-        name = member.item.name
-        tracked.define_metric(f"{name}/*", step_metric=f"{name}/epoch")
-        for epoch in json.loads(member.made.file("training.json").read_text())["epochs"]:
-            tracked.log({f"{name}/{key}": value for key, value in epoch.items()})
-    tables = {name: _table(frame) for name, frame in run.tables.items()}
-    pictures = {path.name: wandb.Image(str(path)) for path in sorted(run.folder.glob("*.png"))}
-    tracked.log({**tables, **pictures})
-    for key in ("overall", "merged_only", "storage"):
-        tracked.summary[key] = run.results[key]
+def _has_key() -> bool:
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "")).hostname or "wandb"
+    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    with suppress(OSError):
+        if host in netrc.read_text(errors="replace"):
+            return True
+    return any(os.environ.get(f"WANDB_{name}") for name in ("API_KEY", "IDENTITY_TOKEN_FILE"))
 
 
-def _table(frame: "pd.DataFrame") -> "wandb.Table":
-    import wandb
+def _bundled(run: Finished) -> Path | None:
+    folder = run.folder.resolve() / "bundle"
+    try:
+        run.write_bundle(folder)
+    except (InputError, OSError) as error:
+        log.warning("no bundle is tracked (%s)", error)
+        return None
+    return folder
 
-    # Missing values as None: wandb takes those of pandas for a type of their own.
-    rows = frame.astype(object).where(frame.notna(), None).to_numpy()
-    return wandb.Table(columns=list(frame.columns), data=rows)
+
+def _send(place: Path, end: float) -> None:
+    said = _call("wandb", ["sync", str(place)], place.parent, end)
+    if not list(place.glob("*.wandb.synced")):  # it ends with 0 even if it did nothing
+        raise OSError(_last_line(said))
+
+
+def _call(module: str, arguments: Sequence[str], home: Path, end: float, given: str = "") -> str:
+    """Run a module in a process of its own, and return what it said.
+
+    wandb's service is a child of that process, and ends soon after it.
+
+    Args:
+        module: to run.
+        arguments: of its command line.
+        home: folder for all that wandb writes; else it takes the user's home and the current one.
+        end: of `time.monotonic`, when the process is killed.
+        given: its standard input.
+    """
+    places = {"DIR": home.parent, "DATA_DIR": home / "data", "CACHE_DIR": home / "cache"}
+    for place in places.values():  # else wandb takes a temporary folder where it cannot write here
+        place.mkdir(parents=True, exist_ok=True)
+    own = {f"WANDB_{name}": str(place) for name, place in places.items()}
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", module, *arguments],
+        input=given,
+        env={**_QUIET, **own, **os.environ},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        timeout=max(end - time.monotonic(), 0.0),
+        check=True,
+    )
+    return done.stdout
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, subprocess.TimeoutExpired):
+        return "Weights & Biases was not done in time; tracker.timeout=SECONDS gives it more"
+    if isinstance(error, subprocess.CalledProcessError):
+        return _last_line(error.stdout)
+    return str(error)
+
+
+def _last_line(said: str) -> str:
+    return (said.strip() or "Weights & Biases gave no reason").splitlines()[-1]

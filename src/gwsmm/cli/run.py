@@ -6,6 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from pydoc import locate
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -89,12 +90,13 @@ def _conduct(
 ) -> None:
     """Run one experiment and fill its folder."""
     from gwsmm import __version__
+    from gwsmm.bundle.writing import write_bundle
     from gwsmm.pipeline import run
     from gwsmm.report.run import summary, write_report, write_run
-    from gwsmm.results import costs, evaluations, write_json
+    from gwsmm.results import costs, evaluations, pairs_frame, write_json
     from gwsmm.study.conditions import conditions
     from gwsmm.study.reading import read_runs
-    from gwsmm.tracking import Finished
+    from gwsmm.tracked import Finished
 
     hydra_config, started = HydraConfig.get(), time.monotonic()
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
@@ -109,8 +111,13 @@ def _conduct(
     }
     write_json(folder / "run.json", about)
     here = conditions(read_runs([folder]))
-    tables = write_report(folder, here)
+    # whose students belong to which subgroup, and how these do, stays on the machine
+    tables = {t.name: t.frame for t in write_report(folder, here) if t.name != "subgroups"}
+    log.info("finished in %.0f s: %s", about["seconds"], folder)
     several = hydra_config.mode == RunMode.MULTIRUN
+    if not several:
+        summary(folder, here, _hints())
+    # last, as it may wait for a service that does not answer
     experiment.tracker(
         Finished(
             name=folder.name if not several else f"{folder.parent.name}_{folder.name}",
@@ -118,14 +125,18 @@ def _conduct(
             folder=folder,
             config=OmegaConf.to_container(cfg, resolve=True),  # type: ignore[arg-type]
             results=found.results,
-            # whose students belong to which subgroup, and how these do, stays on the machine
-            tables={t.name: t.frame for t in tables if t.name != "subgroups"},
+            tables=tables | {"pairs": pairs_frame(found.distances)},
+            items=items,
             members=found.members,
+            write_bundle=partial(
+                write_bundle,
+                run=found,
+                encoder=experiment.encoder,
+                private=experiment.private,
+                device=experiment.trainer.device,
+            ),
         )
     )
-    log.info("finished in %.0f s: %s", about["seconds"], folder)
-    if not several:
-        summary(folder, here, _hints())
 
 
 def _hints() -> list[str]:
