@@ -321,4 +321,5 @@ def outcome(task, n, width, before, after):
         before,
         after,
         {"individual": {}, "merged": {}},
+        {},
     )
