@@ -32,7 +32,7 @@ def add_command(arguments: Sequence[str]) -> None:
         help="micro F1 on its validation responses that the item may lose by sharing (0.01)",
     )
     given = parser.parse_args(arguments)
-    with users_errors():
+    with users_errors("nothing was written"):
         _add(given)
 
 

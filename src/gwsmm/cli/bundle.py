@@ -19,7 +19,7 @@ def bundle_command(arguments: Sequence[str]) -> None:
     parser.add_argument("run", type=Path, help="folder of the finished run")
     parser.add_argument("out", type=Path, help="folder to make; it must not be there yet")
     given = parser.parse_args(arguments)
-    with users_errors():
+    with users_errors("nothing was written"):
         _bundle(given.run, given.out)
 
 

@@ -25,8 +25,12 @@ EPILOG = "Call it in the folder where the run was started, so that its paths hol
 
 
 @contextmanager
-def users_errors() -> Iterator[None]:
-    """End with 2 and one line where the user's input is wrong, and where the user stops it."""
+def users_errors(stopped: str) -> Iterator[None]:
+    """End with 2 and one line where the user's input is wrong, and where the user stops it.
+
+    Args:
+        stopped: what is said then of the files.
+    """
     try:
         yield
     except Exception as error:
@@ -34,7 +38,7 @@ def users_errors() -> Iterator[None]:
             raise
         refuse(error)
     except KeyboardInterrupt:
-        sys.stderr.write("gwsmm: stopped; nothing was written\n")
+        sys.stderr.write(f"gwsmm: stopped; {stopped}\n")
         raise SystemExit(130) from None
 
 

@@ -1,12 +1,10 @@
 """`gwsmm report`: finished runs → their tables, pictures and page."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gwsmm.cli.explain import is_users
+from gwsmm.cli.finished import users_errors
 from gwsmm.cli.parsing import OneLine
-from gwsmm.cli.run import refuse
 from gwsmm.types import InputError
 
 
@@ -28,12 +26,8 @@ def report_command(arguments: Sequence[str]) -> None:
         help="folder to write into, made if it is not there; of one folder without it: that one",
     )
     given = parser.parse_args(arguments)
-    try:
+    with users_errors("the report may not be whole: the same command writes it again"):
         _report(given.runs, given.out)
-    except Exception as error:
-        if not is_users(error):
-            raise
-        refuse(error)
 
 
 def _report(folders: Sequence[Path], out: Path | None) -> None:
@@ -48,8 +42,7 @@ def _report(folders: Sequence[Path], out: Path | None) -> None:
     found = conditions(read_runs(folders))
     try:
         where.mkdir(parents=True, exist_ok=True)
-        write_report(where, found)
+        tables = write_report(where, found)
     except OSError as error:
         raise InputError(f"--out {where}: cannot be written: {error.strerror}") from error
-    summary(where, found, [])
-    sys.stdout.flush()
+    summary(where, found, tables["performance"], [])

@@ -111,12 +111,11 @@ def _conduct(
     }
     write_json(folder / "run.json", about)
     here = conditions(read_runs([folder]))
-    # whose students belong to which subgroup, and how these do, stays on the machine
-    tables = {t.name: t.frame for t in write_report(folder, here) if t.name != "subgroups"}
+    tables = write_report(folder, here)
     log.info("finished in %.0f s: %s", about["seconds"], folder)
     several = hydra_config.mode == RunMode.MULTIRUN
     if not several:
-        summary(folder, here, _hints())
+        summary(folder, here, tables["performance"], _hints())
     # last, as it may wait for a service that does not answer
     experiment.tracker(
         Finished(
@@ -125,7 +124,9 @@ def _conduct(
             folder=folder,
             config=OmegaConf.to_container(cfg, resolve=True),  # type: ignore[arg-type]
             results=found.results,
-            tables=tables | {"pairs": pairs_frame(found.distances)},
+            # whose students belong to which subgroup, and how these do, stays on the machine
+            tables={name: frame for name, frame in tables.items() if name != "subgroups"}
+            | {"pairs": pairs_frame(found.distances)},
             items=items,
             members=found.members,
             write_bundle=partial(
@@ -158,8 +159,8 @@ class Summary(Callback):
         folder = Path(config.hydra.sweep.dir)
         if any(folder.glob("*/run.json")):
             found = conditions(read_runs([folder]))
-            write_report(folder, found)
-            summary(folder, found, _hints())
+            tables = write_report(folder, found)
+            summary(folder, found, tables["performance"], _hints())
 
 
 def refuse(error: Exception) -> NoReturn:

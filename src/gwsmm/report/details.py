@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from gwsmm.metrics import METRICS
-from gwsmm.report.performance import HEADINGS, KEPT, MEGABYTE, MODELS, mean_bytes
+from gwsmm.report.performance import HEADINGS, KEPT, MEGABYTE
 from gwsmm.report.table import Row, Table, named, spread
+from gwsmm.results import MODELS
 from gwsmm.study.conditions import Condition, axes
 from gwsmm.study.estimates import compared, item_change, mean_over_items, share_kept
 
@@ -77,7 +78,7 @@ def ablations(conditions: Sequence[Condition]) -> Table | None:
             "setting": axis,
             "run": condition.name,
             "encoders": condition.runs[0].results["storage"]["encoders_after"],
-            "MB": mean_bytes(condition, "bytes_after") / MEGABYTE,
+            "MB": condition.mean_bytes("bytes_after") / MEGABYTE,
             **spread(HEADINGS["micro_f1"], mean_over_items(condition, "merged", "micro_f1")),
             **{
                 HEADINGS[name]: float(condition.overall("merged", name).mean())
@@ -102,7 +103,7 @@ def efficiency(conditions: Sequence[Condition]) -> Table:
     for condition in conditions:
         for model, when in (("individual", "before"), ("merged", "after")):
             storage = condition.runs[0].results["storage"]
-            size = mean_bytes(condition, f"bytes_{when}")
+            size = condition.mean_bytes(f"bytes_{when}")
             costs = [run.about["scoring"][model] for run in condition.runs]
             rows.append(
                 {
@@ -111,7 +112,7 @@ def efficiency(conditions: Sequence[Condition]) -> Table:
                     "encoders": storage[f"encoders_{when}"],
                     "passes": storage[f"passes_{when}"],
                     "MB": size / MEGABYTE,
-                    "times less": mean_bytes(condition, "bytes_before") / size,
+                    "times less": condition.mean_bytes("bytes_before") / size,
                     **(_speed(costs) if None not in costs else {}),
                 }
             )

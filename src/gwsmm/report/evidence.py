@@ -8,7 +8,7 @@ from gwsmm.report.table import Row, Table, named, spread
 from gwsmm.study.agreement import agreements, label_agreements, subgroups
 from gwsmm.study.conditions import Condition
 from gwsmm.study.prediction import Place, Prediction
-from gwsmm.study.stability import plan_stability
+from gwsmm.study.stability import PlanStability
 
 _SAID = {
     "qwk": "quadratic weighted kappa",
@@ -125,9 +125,8 @@ def standings(found: Sequence[Place]) -> Table | None:
     return Table("standings", "Among random plans", note, named(rows), {}, {})
 
 
-def stability(conditions: Sequence[Condition]) -> Table | None:
+def stability(found: Sequence[PlanStability]) -> Table | None:
     """How far plans agree between half-samples and seeds; None: there is one plan of each."""
-    found = [plan_stability(condition) for condition in conditions]
     rows: list[Row] = [
         {
             "run": each.condition,
@@ -148,12 +147,10 @@ def stability(conditions: Sequence[Condition]) -> Table | None:
     return Table("stability", "Is the plan stable?", note, named(rows), {}, {})
 
 
-def together(conditions: Sequence[Condition]) -> Table | None:
-    """How often two items share an encoder, of the first condition; None: there is one plan."""
-    found = plan_stability(conditions[0])
+def together(found: PlanStability, names: Sequence[str]) -> Table | None:
+    """How often two items share an encoder; None: there is one plan."""
     if not found.half_samples and found.seeds == 1:
         return None
-    names = conditions[0].names
     frame = pd.DataFrame(found.together, columns=[str(i + 1) for i in range(len(names))])
     frame.insert(0, "item", [f"{i + 1} {name}" for i, name in enumerate(names)])
     of = f" of the run “{found.condition}”" if found.condition else ""

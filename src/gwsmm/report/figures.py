@@ -113,7 +113,7 @@ def frontier(axes: Axes, conditions: Sequence[Condition]) -> None:
     points = [("individual", "before", first, "individual")]
     points += [(c.name or "merged", "after", c, "merged") for c in conditions]
     for name, when, condition, model in points:
-        size = np.mean([run.results["storage"][f"bytes_{when}"] for run in condition.runs]) / 1e6
+        size = condition.mean_bytes(f"bytes_{when}") / 1e6
         score = condition.overall(model, "micro_f1").mean()
         axes.plot(size, score, "^" if model == "individual" else "o", color=_BLUE)
         axes.annotate(name, (size, score), (5, 4), textcoords="offset points", fontsize=7)

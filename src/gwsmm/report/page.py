@@ -58,8 +58,8 @@ def page(
         notes=notes,
         figures=_figures(conditions, *evidence),
         headline=_headline(conditions),
-        plans=[(c.name, run.seed, run.plan) for c in conditions for run in c.runs],
-        seeds=len(conditions[0].runs),
+        first=conditions[0],
+        several=len(conditions) > 1,
         tables=tables,
         configurations=[
             (c.name or "the run", yaml.safe_dump(dict(c.runs[0].config), sort_keys=False))

@@ -9,6 +9,7 @@ import pandas as pd
 
 from gwsmm.metrics import METRICS
 from gwsmm.report.table import Row, Table, named, spread
+from gwsmm.results import MODELS
 from gwsmm.study.conditions import Condition
 from gwsmm.study.estimates import LEVEL, kept_enough, mean_over_items, share_kept
 
@@ -18,7 +19,6 @@ HEADINGS = {
     "exact_match": "exact match",
     "label_accuracy": "label accuracy",
 }
-MODELS = ("majority", "individual", "merged")
 KEPT = "micro F1 kept"
 PUBLISHED = Path(__file__).parent / "published.json"
 MEGABYTE = 1e6
@@ -114,7 +114,7 @@ def _performance(condition: Condition, model: str, scope: str) -> Row:
         "model": model,
         "seeds": len(condition.runs),
         "encoders": encoders if whole else None,
-        "MB": mean_bytes(condition, key) / MEGABYTE if whole and key else None,
+        "MB": condition.mean_bytes(key) / MEGABYTE if whole and key else None,
     }
     for name in METRICS:
         if whole:
@@ -128,11 +128,6 @@ def _performance(condition: Condition, model: str, scope: str) -> Row:
         share = share_kept(condition, "micro_f1")
         row |= {f"{KEPT} low": share.low, f"{KEPT} high": share.high}
     return row
-
-
-def mean_bytes(condition: Condition, key: str) -> float:
-    """Of `bytes_before` or `bytes_after` over the seeds."""
-    return sum(float(run.results["storage"][key]) for run in condition.runs) / len(condition.runs)
 
 
 def _alike(rows: Sequence[Row]) -> bool:

@@ -11,7 +11,7 @@ from rich.table import Table as Shown
 
 from gwsmm.report import details, evidence, figures, performance
 from gwsmm.report.page import page
-from gwsmm.report.table import Table, cell, write_tables
+from gwsmm.report.table import cell, write_tables
 from gwsmm.results import (
     Run,
     attempts_frame,
@@ -24,6 +24,7 @@ from gwsmm.results import (
 )
 from gwsmm.study.conditions import Condition
 from gwsmm.study.prediction import places, predictions
+from gwsmm.study.stability import plan_stability
 
 SYNTHETIC = "The responses of these items are synthetic: generated, not written by students."
 
@@ -46,11 +47,12 @@ def write_run(folder: Path, run: Run) -> None:
     write_json(folder / "results.json", run.results)
 
 
-def write_report(folder: Path, conditions: Sequence[Condition]) -> list[Table]:
-    """Write tables, pictures and the page of these runs, and return the tables."""
+def write_report(folder: Path, conditions: Sequence[Condition]) -> dict[str, pd.DataFrame]:
+    """Write tables, pictures and the page of these runs, and return the tables by name."""
     first = conditions[0].runs[0]
     signals = [each for split in ("test", "validation") for each in predictions(conditions, split)]
     stands = places(conditions)
+    stable = [plan_stability(condition) for condition in conditions]
     made = [
         performance.data(conditions),
         performance.plans(conditions),
@@ -61,8 +63,8 @@ def write_report(folder: Path, conditions: Sequence[Condition]) -> list[Table]:
         details.efficiency(conditions),
         evidence.predicting(signals),
         evidence.standings(stands),
-        evidence.stability(conditions),
-        evidence.together(conditions),
+        evidence.stability(stable),
+        evidence.together(stable[0], first.names),
         evidence.agreement(conditions),
         evidence.labels(conditions),
         evidence.groups(conditions),
@@ -80,15 +82,19 @@ def write_report(folder: Path, conditions: Sequence[Condition]) -> list[Table]:
     )
     shown = page(title, conditions, tables, (signals, stands), notes)
     (folder / "report.html").write_text(shown, encoding="utf-8")
-    return tables
+    return {table.name: table.frame for table in tables}
 
 
-def summary(folder: Path, conditions: Sequence[Condition], hints: Sequence[str]) -> None:
-    """Show the comparison, where the files are, and what to try next."""
+def summary(
+    folder: Path,
+    conditions: Sequence[Condition],
+    frame: pd.DataFrame,
+    hints: Sequence[str],
+) -> None:
+    """Show the table `performance`, where the files are, and what to try next."""
     console = Console()
     if not console.is_terminal:
         console.width = 160  # a file or a pipe has no width to respect
-    frame = performance.performance(conditions).frame
     several = len(conditions[0].runs) > 1
     for scope, part in frame.groupby("scope", sort=False):
         shown = Shown(title=str(scope), title_justify="left", title_style="bold", box=SIMPLE_HEAD)

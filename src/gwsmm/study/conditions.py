@@ -45,6 +45,10 @@ class Condition:
         """[seeds]: of all items, or with `merged_only` of those that share an encoder."""
         return np.array([run.results[scope][model][metric] for run in self.runs])
 
+    def mean_bytes(self, key: str) -> float:
+        """Of `bytes_before` or `bytes_after` over the seeds."""
+        return float(np.mean([run.results["storage"][key] for run in self.runs]))
+
     def at(self, seeds: Collection[int]) -> "Condition":
         """The runs with these seeds, so that two conditions can be compared on the same ones."""
         return replace(self, runs=tuple(run for run in self.runs if run.seed in seeds))

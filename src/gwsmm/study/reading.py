@@ -114,22 +114,33 @@ class RunFolder:
     @cached_property
     def distances(self) -> Distances:
         """The content of `distances.csv` and `pairs.csv`."""
-        table = _read(self.folder / "distances.csv", lambda text: _table(text, [0]))
-        square = table.set_index(table.columns[0])
-        pairs = _read(self.folder / "pairs.csv", _table)
-        details = {name: self._matrix(pairs, name, bool) for name in ("converged", "estimated")}
+        quantity, values = _read(self.folder / "distances.csv", self._square)
+        details = _read(
+            self.folder / "pairs.csv",
+            lambda text: {
+                name: self._matrix(_table(text), name, bool) for name in ("converged", "estimated")
+            },
+        )
         np.fill_diagonal(details["converged"], True)
-        values = square.loc[list(self.names), list(self.names)].to_numpy(float)
-        return Distances(self.names, values, str(square.index.name), details)
+        return Distances(self.names, values, quantity, details)
 
     @cached_property
     def half_samples(self) -> tuple[Distances, ...]:
         """The distances of half-samples of the responses; empty where none were drawn."""
-        table = _read(self.folder / "halves.csv", _table)
-        return tuple(
-            Distances(self.names, self._matrix(part, "value", float), self.distances.quantity, {})
-            for _, part in table.groupby(["repetition", "half"])
+        halves = _read(
+            self.folder / "halves.csv",
+            lambda text: [
+                self._matrix(part, "value", float)
+                for _, part in _table(text).groupby(["repetition", "half"])
+            ],
         )
+        return tuple(Distances(self.names, half, self.distances.quantity, {}) for half in halves)
+
+    def _square(self, text: str) -> tuple[str, NDArray[np.float64]]:
+        """The quantity and the values of `distances.csv`."""
+        table = _table(text, [0])
+        quantity, names = table.columns[0], list(self.names)
+        return str(quantity), table.set_index(quantity).loc[names, names].to_numpy(float)
 
     def _matrix(self, pairs: "pd.DataFrame", column: str, kind: type) -> NDArray[Any]:
         """[N, N] of a column of a table with a row for every pair."""
@@ -205,7 +216,7 @@ def _table(text: str, words: Sequence[str | int] = ("item", "other")) -> "pd.Dat
 def _read(path: Path, parse: Callable[[str], Content]) -> Content:
     try:
         return parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, yaml.YAMLError, RecursionError) as error:
         raise InputError(_unreadable(path, error)) from error
 
 
