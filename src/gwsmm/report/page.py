@@ -56,7 +56,11 @@ def page(
     return environment.from_string(source).render(
         title=title,
         notes=notes,
-        figures=_figures(conditions, *evidence),
+        figures=[
+            *_of_distances(conditions[0]),
+            *_of_scores(conditions),
+            *_of_evidence(*evidence),
+        ],
         headline=_headline(conditions),
         first=conditions[0],
         several=len(conditions) > 1,
@@ -88,14 +92,13 @@ def _headline(conditions: Sequence[Condition]) -> list[tuple[str, str, str]]:
     return found
 
 
-def _figures(
-    conditions: Sequence[Condition], found: Sequence[Prediction], places: Sequence[Place]
-) -> list[Picture]:
-    run = conditions[0].runs[0]
+def _of_distances(condition: Condition) -> list[Picture]:
+    """The first seed's distances and plan, in three ways."""
+    run = condition.runs[0]
     distances, plan = run.distances, run.plan
-    said = f"by {distances.quantity}, {_of(conditions[0].name, run.seed)}"
+    said = f"by {distances.quantity}, {_of(condition.name, run.seed)}"
     side = min(9.0, 3 + 0.35 * len(distances.names))
-    pictures = [
+    return [
         _picture(
             f"Similarity of the items {said}",
             f"Heat map of {len(distances.names)} items, those of a group framed; the plan: "
@@ -115,12 +118,17 @@ def _figures(
             partial(figures.item_map, distances=distances, plan=plan),
             (5.5, 4.2),
         ),
+    ]
+
+
+def _of_scores(conditions: Sequence[Condition]) -> list[Picture]:
+    return [
         _picture(
             "Micro F1 of every item before and after",
             "Bars for every item: individual models beside what was merged; numbers in the table "
             "“Every item”.",
             partial(figures.item_bars, conditions=conditions),
-            (max(6.0, 0.7 * len(distances.names)), 4.2),
+            (max(6.0, 0.7 * len(conditions[0].names)), 4.2),
         ),
         _picture(
             "Scores against storage",
@@ -129,7 +137,10 @@ def _figures(
             (5.5, 3.8),
         ),
     ]
-    pictures += [
+
+
+def _of_evidence(found: Sequence[Prediction], places: Sequence[Place]) -> list[Picture]:
+    among = [
         _picture(
             "The plan among random plans of the same sizes",
             "Histogram of the scores of random plans with a line at the plan's own; numbers in "
@@ -139,7 +150,7 @@ def _figures(
         )
         for place in places[:_MOST]
     ]
-    pictures += [
+    against = [
         _picture(
             "What merging two items costs, against what was known before",
             "A point for every pair of items; numbers in the table “Does it predict the loss?”.",
@@ -148,7 +159,7 @@ def _figures(
         )
         for each in found[:_MOST]
     ]
-    return pictures
+    return [*among, *against]
 
 
 def _of(name: str, seed: int) -> str:
