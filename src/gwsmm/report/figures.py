@@ -70,7 +70,10 @@ def item_bars(axes: Axes, conditions: Sequence[Condition]) -> None:
     axes.set_xticks(x, names, rotation=40, ha="right", fontsize=8)
     axes.set_ylim(0, 1)
     axes.set_ylabel("micro F1 on test responses")
-    axes.legend(fontsize=8, ncols=len(bars) + 1, loc="upper center", bbox_to_anchor=(0.5, 1.13))
+    # grows upwards, so that any number of runs has room
+    axes.legend(
+        fontsize=8, ncols=min(len(bars) + 1, 4), loc="lower center", bbox_to_anchor=(0.5, 1.0)
+    )
 
 
 def dendrogram(axes: Axes, distances: Distances, plan: Plan) -> None:

@@ -128,7 +128,7 @@ def _of_scores(conditions: Sequence[Condition]) -> list[Picture]:
             "Bars for every item: individual models beside what was merged; numbers in the table "
             "“Every item”.",
             partial(figures.item_bars, conditions=conditions),
-            (max(6.0, 0.7 * len(conditions[0].names)), 4.2),
+            (max(7.0, 0.7 * len(conditions[0].names)), 4.6),
         ),
         _picture(
             "Scores against storage",
