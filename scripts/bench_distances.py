@@ -28,7 +28,7 @@ from gwsmm.distance.subjects import CloudOf
 from gwsmm.execute import Processes, Serial
 from gwsmm.grouping.linkage import cut, into
 from gwsmm.pipeline import prepare, trained
-from gwsmm.store import Store
+from gwsmm.store import Key, Store
 from gwsmm.types import Cloud, Distances
 
 TWO = Processes(jobs=2, threads=1)
@@ -101,7 +101,7 @@ def stored(store: Store, cloud: Cloud) -> Artefact:
     def write(result: Path) -> None:
         save_file({"points": cloud.points, "weights": cloud.weights}, result / "cloud.safetensors")
 
-    return store.fetch("features", cloud.name, write)
+    return store.fetch("features", Key(cloud.name), write)
 
 
 # 1 and 2: against the published procedure and against a plain vectorised loop.

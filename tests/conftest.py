@@ -23,7 +23,7 @@ from gwsmm.encoder import Encoder
 from gwsmm.execute import Serial
 from gwsmm.merge.learning import LearnedMerge
 from gwsmm.recipe import Trainer
-from gwsmm.store import Stage, Store
+from gwsmm.store import Key, Stage, Store
 from gwsmm.types import Item, Label, Responses
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -140,6 +140,6 @@ def make_member() -> Callable[..., Member]:
                     save_file(moved, result / f"{part}.safetensors")
 
         key = f"{item.name}-{seed}-{noise}-{encoder.digest[:8]}"
-        return Member(item.without_test(), Store(folder).fetch("finetune", key, write))
+        return Member(item.without_test(), Store(folder).fetch("finetune", Key(key), write))
 
     return make

@@ -27,7 +27,7 @@ from gwsmm.distance.subjects import CloudOf, CloudWithFeatures
 from gwsmm.execute import Processes, Serial
 from gwsmm.grouping.linkage import cut, into
 from gwsmm.report.figures import heat_map
-from gwsmm.store import Store
+from gwsmm.store import Key, Store
 from gwsmm.types import (
     Cloud,
     Distances,
@@ -511,7 +511,7 @@ def stored(folder, clouds):
         def write(result, tensors=tensors):
             save_file(tensors, result / "cloud.safetensors")
 
-        made.append(store.fetch("features", f"cloud{i}", write))
+        made.append(store.fetch("features", Key(f"cloud{i}"), write))
     return made
 
 
@@ -520,7 +520,7 @@ def carried(folder, distance, clouds, names, execute=None):
     subject = [CloudOf(n, c) for n, c in zip(names, stored(folder, clouds), strict=True)]
     stage = Pairwise(distance=distance)
     execute = execute or Serial(threads=1)
-    made = Store(folder).fetch("distances", "all", lambda out: stage(subject, out, execute))
+    made = Store(folder).fetch("distances", Key("all"), lambda out: stage(subject, out, execute))
     return load_distances(names, made, distance)
 
 

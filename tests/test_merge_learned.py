@@ -19,7 +19,7 @@ from gwsmm.merge.reading import step, training_ids
 from gwsmm.merge.regmean import RegMean
 from gwsmm.merge.regmean_pp import RegMeanPP
 from gwsmm.network import pad
-from gwsmm.store import Store
+from gwsmm.store import Key, Store
 
 SOLVED = ("fisher", "regmean", "regmean_pp")
 WORDS = {"two": ("gas", "heat"), "one": ("salt",), "three": ("iron", "rust", "air")}
@@ -59,7 +59,7 @@ def cast(tmp_path):
                 tensors = {k: change(part, k, v) for k, v in member.state(part).items()}
                 save_file(tensors, folder / f"{part}.safetensors")
 
-        made = Store(tmp_path).fetch("finetune", f"{name}-{member.item.name}", write)
+        made = Store(tmp_path).fetch("finetune", Key(f"{name}-{member.item.name}"), write)
         return Member(member.item, made)
 
     return changed

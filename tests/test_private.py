@@ -33,7 +33,7 @@ from gwsmm.private.sign import Sign
 from gwsmm.private.svd import Svd
 from gwsmm.private.svd_error import SvdError
 from gwsmm.private.svd_validated import SvdValidated
-from gwsmm.store import Store
+from gwsmm.store import Key, Store
 from gwsmm.types import InputError
 
 SHAPES = {
@@ -516,7 +516,7 @@ def kept(tensors, folder, name):
         for part, state in tensors.items():
             save_file(dict(state), result / f"{part}.safetensors")
 
-    return Store(folder).fetch("shared", name, write)
+    return Store(folder).fetch("shared", Key(name), write)
 
 
 def test_the_pretrained_encoder_is_kept_as_fine_tuning_starts_from_it(tiny, pretrained):

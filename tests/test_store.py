@@ -12,7 +12,7 @@ import pytest
 
 from gwsmm.artefact import Artefact
 from gwsmm.execute import Serial
-from gwsmm.store import Store, identity
+from gwsmm.store import LOG, ORIGIN, Key, Store, identity
 from gwsmm.types import InputError, Item, Label, Responses
 
 HERE = Serial(threads=1)
@@ -216,6 +216,21 @@ def test_a_joint_stage_is_computed_once_and_spreads_its_own_work(store, log):
     assert times(log) == 1
 
 
+def events(store: Store) -> list[tuple[str, str]]:
+    lines = [json.loads(line) for line in (store.root / LOG).read_text().splitlines()]
+    return [(line["event"], line["key"]) for line in lines]
+
+
+def test_the_log_says_what_was_computed_and_the_result_what_it_was_made_of(store, log):
+    stage = Copy(log=str(log))
+    made = [one(store, stage, subject) for subject in ("a", "b", "a")]
+    a, b = made[0].digest, made[1].digest
+    assert events(store) == [("begun", a), ("done", a), ("begun", b), ("done", b)]
+    origin = json.loads(made[0].file(ORIGIN).read_text())
+    assert origin["made_of"] == json.loads(json.dumps([identity(stage), "a"]))
+    assert 0 <= origin["seconds"] < 10
+
+
 def test_a_computation_that_fails_leaves_nothing_and_is_tried_again(store, log):
     @dataclass(frozen=True)
     class Failing(Copy):
@@ -226,9 +241,11 @@ def test_a_computation_that_fails_leaves_nothing_and_is_tried_again(store, log):
 
     with pytest.raises(ZeroDivisionError):
         one(store, Failing(log=str(log)))
-    assert [path for path in store.root.rglob("*") if path.suffix != ".lock"] == [
-        store.root / "copy"
-    ]
+    assert {path for path in store.root.rglob("*") if path.suffix != ".lock"} == {
+        store.root / "copy",
+        store.root / LOG,
+    }
+    assert [event for event, _ in events(store)] == ["begun"]
     assert one(store, Failing(log=str(log))).file("value.txt").read_text() == "subject"
 
 
@@ -255,7 +272,11 @@ def test_a_finished_result_holds_no_trace_of_its_progress(store, log):
             super().__call__(subject, folder)
 
     made = one(store, Telling(log=str(log)))
-    assert {path.name for path in made.path.iterdir()} == {"value.txt", "manifest.json"}
+    assert {path.name for path in made.path.iterdir()} == {
+        "value.txt",
+        "origin.json",
+        "manifest.json",
+    }
 
 
 def _fetch(root: Path, log: Path, start: object, done: object) -> None:
@@ -268,7 +289,7 @@ def _fetch(root: Path, log: Path, start: object, done: object) -> None:
         done.wait(0.5)
 
     start.wait()
-    made = Store(root).fetch("slow", "key", compute)
+    made = Store(root).fetch("slow", Key("key"), compute)
     assert made.file("value.txt").read_text() == "x" * 1000
 
 

@@ -3,17 +3,22 @@
 The key of a result is the hash of everything that made it, so a changed setting, label or
 response can never return an old result. A result is a folder; it is written under a temporary name,
 its files are checksummed and the folder is renamed, so a killed program leaves either the whole
-result or none.
+result or none. Beside its files a result says what it was made of and how long that took, and
+`log.jsonl` in the store has a line whenever somebody begins and ends to compute one.
 """
 
 import json
 import logging
+import os
 import shutil
+import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import ClassVar, Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 from filelock import FileLock
 
@@ -23,6 +28,8 @@ from gwsmm.execute import Execute
 
 log = logging.getLogger(__name__)
 
+LOG = "log.jsonl"
+ORIGIN = "origin.json"
 
 Subject = TypeVar("Subject")
 Subject_contra = TypeVar("Subject_contra", contravariant=True)
@@ -70,6 +77,25 @@ def identity(value: object) -> object:
     raise TypeError(f"no store key can be made of a {type(value).__name__}")
 
 
+class Key(NamedTuple):
+    """What a result is found by, and what that was made of.
+
+    Attributes:
+        digest: hash of `made_of`.
+        made_of: the identities of the stage and of its subject; None: the caller alone knows.
+    """
+
+    digest: str
+    made_of: object = None
+
+
+def key_of(stage: Stage[Subject] | JointStage[Subject], subject: Subject) -> Key:
+    """The key of what a stage makes of its subject."""
+    made_of = [identity(stage), identity(subject)]
+    text = json.dumps(made_of, sort_keys=True)
+    return Key(sha256(text.encode()).hexdigest()[:32], made_of)
+
+
 @dataclass(frozen=True)
 class Store:
     """A folder of results, shared by any number of runs and processes."""
@@ -80,38 +106,41 @@ class Store:
         self, stage: Stage[Subject], subjects: Sequence[Subject], execute: Execute
     ) -> list[Artefact]:
         """The results of `stage` for every subject, computing those that are not there."""
-        digests = [self._digest(stage, subject) for subject in subjects]
-        todo = dict(zip(digests, subjects, strict=True))
-        missing = {d: s for d, s in todo.items() if not self._folder(stage.stage, d).exists()}
+        keys = [key_of(stage, subject) for subject in subjects]
+        todo = {key.digest: (key, subject) for key, subject in zip(keys, subjects, strict=True)}
+        missing = [
+            task for digest, task in todo.items() if not self._folder(stage.stage, digest).exists()
+        ]
         log.info("%s: %d computed, %d reused", stage.stage, len(missing), len(todo) - len(missing))
         if missing:
             execute.map(
                 _Compute(self, stage),
-                list(missing.items()),
+                missing,
                 label=stage.stage,
-                inside=lambda task: progress.read_fraction(self._part(stage.stage, task[0])),
+                inside=lambda task: progress.read_fraction(self._part(stage.stage, task[0].digest)),
             )
-        return [Artefact(self._folder(stage.stage, digest), digest) for digest in digests]
+        return [Artefact(self._folder(stage.stage, key.digest), key.digest) for key in keys]
 
     def once(self, stage: JointStage[Subject], subject: Subject, execute: Execute) -> Artefact:
         """The result of a stage that spreads its work itself."""
-        digest = self._digest(stage, subject)
-        there = self._folder(stage.stage, digest).exists()
+        key = key_of(stage, subject)
+        there = self._folder(stage.stage, key.digest).exists()
         log.info("%s: %d computed, %d reused", stage.stage, not there, there)
-        return self.fetch(stage.stage, digest, lambda folder: stage(subject, folder, execute))
+        return self.fetch(stage.stage, key, lambda folder: stage(subject, folder, execute))
 
-    def fetch(self, stage: str, digest: str, compute: Callable[[Path], None]) -> Artefact:
+    def fetch(self, stage: str, key: Key, compute: Callable[[Path], None]) -> Artefact:
         """The result with this key; computed under its lock if it is not there."""
-        folder = self._folder(stage, digest)
+        folder = self._folder(stage, key.digest)
         if not folder.exists():
             folder.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(folder.with_suffix(".lock")):
                 if not folder.exists():
-                    self._write(stage, digest, compute)
-        return Artefact(folder, digest)
+                    self._write(stage, key, compute)
+        return Artefact(folder, key.digest)
 
-    def _write(self, stage: str, digest: str, compute: Callable[[Path], None]) -> None:
-        part = self._part(stage, digest)
+    def _write(self, stage: str, key: Key, compute: Callable[[Path], None]) -> None:
+        part, started = self._part(stage, key.digest), time.monotonic()
+        self._note("begun", stage, key)
         # Whoever left it was killed: we hold the lock of this key.
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
@@ -121,13 +150,25 @@ class Store:
             shutil.rmtree(part, ignore_errors=True)
             raise
         (part / progress.FILE).unlink(missing_ok=True)
+        seconds = round(time.monotonic() - started, 3)
+        (part / ORIGIN).write_text(json.dumps({"seconds": seconds, "made_of": key.made_of}))
         sums = {path.name: checksum(path) for path in sorted(part.iterdir())}
-        (part / MANIFEST).write_text(json.dumps({"stage": stage, "key": digest, "sha256": sums}))
-        part.rename(self._folder(stage, digest))
+        manifest = {"stage": stage, "key": key.digest, "sha256": sums}
+        (part / MANIFEST).write_text(json.dumps(manifest))
+        part.rename(self._folder(stage, key.digest))
+        self._note("done", stage, key)
 
-    def _digest(self, stage: Stage[Subject] | JointStage[Subject], subject: Subject) -> str:
-        made_of = json.dumps([identity(stage), identity(subject)], sort_keys=True)
-        return sha256(made_of.encode()).hexdigest()[:32]
+    def _note(self, event: str, stage: str, key: Key) -> None:
+        """One line of the log, written at once, so that processes do not mix theirs."""
+        line = {
+            "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "event": event,
+            "stage": stage,
+            "key": key.digest,
+            "process": f"{socket.gethostname()}:{os.getpid()}",
+        }
+        with (self.root / LOG).open("ab", buffering=0) as file:
+            file.write(f"{json.dumps(line)}\n".encode())
 
     def _folder(self, stage: str, digest: str) -> Path:
         return self.root / stage / digest
@@ -138,11 +179,11 @@ class Store:
 
 @dataclass(frozen=True)
 class _Compute(Generic[Subject]):
-    """`fetch` for one (digest, subject), as a picklable function."""
+    """`fetch` for one (key, subject), as a picklable function."""
 
     store: Store
     stage: Stage[Subject]
 
-    def __call__(self, task: tuple[str, Subject]) -> None:
-        digest, subject = task
-        self.store.fetch(self.stage.stage, digest, lambda folder: self.stage(subject, folder))
+    def __call__(self, task: tuple[Key, Subject]) -> None:
+        key, subject = task
+        self.store.fetch(self.stage.stage, key, lambda folder: self.stage(subject, folder))

@@ -21,7 +21,7 @@ from gwsmm.bundle.writing import group_place
 from gwsmm.evaluate import Evaluation, Tested, load_scores, validated
 from gwsmm.experiment import Experiment
 from gwsmm.results import Outcome, Run, outcome
-from gwsmm.store import Store
+from gwsmm.store import Key, Store
 from gwsmm.types import Distances, InputError, Item, Plan
 
 
@@ -127,7 +127,7 @@ def _adopted(old: Old, place: str, x: Experiment) -> Artefact:
             shutil.copyfile(old.file(files[part]), folder / f"{part}.safetensors")
 
     digest = sha256(repr(sorted(sums.items())).encode()).hexdigest()[:32]
-    return Store(Path(x.store)).fetch("adopted", digest, copy)
+    return Store(Path(x.store)).fetch("adopted", Key(digest), copy)
 
 
 def _evaluations(x: Experiment, item: Item, scorers: Sequence[Scorer]) -> list[Artefact]:
