@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from html.parser import HTMLParser
 from itertools import combinations, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from scipy.stats import spearmanr, ttest_rel
 from gwsmm.metrics import METRICS, score
 from gwsmm.report.table import Table, latex, markdown
 from gwsmm.study.conditions import axes, conditions
+from gwsmm.study.prediction import complete_sizes, merging_losses
 from gwsmm.study.reading import read_runs
 
 ITEMS = ("apples", "boats", "clouds", "dunes", "eagles", "ferns")
@@ -377,6 +379,22 @@ def test_a_signal_that_says_the_loss_predicts_it_and_the_best_plan_stands_above_
         costs = [values[i, j] * (weights[i] + weights[j]) for i, j in combinations(range(6), 2)]
         assert places.loc[seed, "p"] == pytest.approx(np.mean(np.array(costs) <= costs[0] + 1e-12))
         assert places.loc[seed, "random plans"] == 15
+
+
+def test_in_groups_of_any_size_a_loss_that_is_each_items_own_is_found_again():
+    names = ("a", "b", "c", "d", "e")
+    own = {name: float(2**i) for i, name in enumerate(names)}
+    groups = [group for size in (2, 3) for group in combinations(names, size)]
+    rows = [(n, item, 5 - own[item]) for n, group in enumerate(groups) for item in group]
+    rows += [(-1, item, 5.0) for item in names]
+    frame = pd.DataFrame(rows, columns=["group", "item", "micro_f1"]).assign(split="test")
+    run = SimpleNamespace(names=names, controls={"groups": groups}, attempts=frame)
+    expected = [[(own[x] + own[y]) / 2 if x != y else 0.0 for y in names] for x in names]
+    assert complete_sizes(run) == [2, 3]
+    for size in complete_sizes(run):
+        assert merging_losses(run, size, "micro_f1", "test") == pytest.approx(np.array(expected))
+    run.controls["groups"] = groups[:-1]  # not every trio
+    assert complete_sizes(run) == [2]
 
 
 def test_a_plan_is_stable_where_half_samples_give_the_same_one(tmp_path):

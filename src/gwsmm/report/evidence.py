@@ -82,6 +82,7 @@ def predicting(found: Sequence[Prediction]) -> Table | None:
     rows: list[Row] = [
         {
             "signal": each.signal,
+            "in groups of": each.size,
             "predicts": each.loss,
             "responses": each.split,
             **spread("Spearman", each.correlation),
@@ -93,7 +94,8 @@ def predicting(found: Sequence[Prediction]) -> Table | None:
     ]
     note = (
         "Rank correlation over all pairs of items between a signal and what merging the two costs "
-        "them on average; a distance that works has a positive one. Intervals by the jackknife "
+        "them on average (of larger groups, in all that hold the two); a distance that works has a "
+        "positive one. Intervals by the jackknife "
         "over items, p by Mantel's permutations of items. Without item effects: what is left when "
         "every item's own share is taken from both sides."
     )

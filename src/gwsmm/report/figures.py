@@ -145,7 +145,7 @@ def pairs(axes: Axes, found: Prediction) -> None:
     axes.axhline(0, color=_GREY, lw=0.8)
     axes.locator_params(axis="x", nbins=5)
     axes.set_xlabel(found.signal, fontsize=8)
-    axes.set_ylabel(f"{found.loss}, mean of the two", fontsize=8)
+    axes.set_ylabel(f"{found.loss} in groups of {found.size}, mean of the two", fontsize=8)
     axes.set_title(f"Spearman {found.correlation.value:.2f}", fontsize=9)
 
 

@@ -1,7 +1,9 @@
-"""Whether a distance predicts what merging two items costs, and how a plan does among others."""
+"""Whether a distance predicts what merging items costs, and how a plan does among others."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations, product
+from math import comb
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +29,9 @@ class Prediction:
 
     Attributes:
         signal: what is known before, e.g. `GW loss`.
-        loss: what merging the two costs on average, of `LOSSES`.
+        size: of the groups that were merged.
+        loss: what merging the two costs on average, of `LOSSES`; in larger groups, the mean over
+            all groups that hold the two.
         split: whose responses the loss is of.
         signals: [N, N].
         losses: [N, N].
@@ -38,6 +42,7 @@ class Prediction:
     """
 
     signal: str
+    size: int
     loss: str
     split: str
     signals: Matrix
@@ -49,27 +54,28 @@ class Prediction:
 
 
 def predictions(conditions: Sequence[Condition], split: str) -> list[Prediction]:
-    """Of every signal that the runs with merged pairs know, for both losses.
+    """Of every signal that the runs with merged pairs, or larger groups, know, for both losses.
 
-    Conditions that differ in the plan alone merge the same pairs, and so do seeds: the first
+    Conditions that differ in the plan alone merge the same groups, and so do seeds: the first
     condition stands for them, with the means over its seeds.
     """
-    found: list[tuple[str, str, Matrix, Matrix]] = []
+    found: list[tuple[str, int, str, Matrix, Matrix]] = []
     for condition in _apart_from_plans(conditions):
         runs = [run for run in condition.runs if run.attempts is not None]
-        if not runs or len(runs[0].names) < 4 or not _has_pairs(runs[0]):
+        if not runs or len(runs[0].names) < 4:
             continue
-        for loss, said in LOSSES.items():
-            losses = np.mean([pair_losses(run, loss, split) for run in runs], axis=0)
-            for signal, matrix in _signals(condition, runs).items():
+        for size, (loss, said) in product(complete_sizes(runs[0]), LOSSES.items()):
+            losses = np.mean([merging_losses(run, size, loss, split) for run in runs], axis=0)
+            for signal, matrix in _signals(condition, runs, size).items():
                 if not any(
                     np.array_equal(matrix, m) and np.array_equal(losses, x) for *_, m, x in found
                 ):
-                    found.append((signal, said, matrix, losses))
-    p = [ASSOCIATION.mantel(matrix, losses) for _, _, matrix, losses in found]
+                    found.append((signal, size, said, matrix, losses))
+    p = [ASSOCIATION.mantel(matrix, losses) for *_, matrix, losses in found]
     return [
         Prediction(
             signal,
+            size,
             loss,
             split,
             matrix,
@@ -79,7 +85,9 @@ def predictions(conditions: Sequence[Condition], split: str) -> list[Prediction]
             adjusted,
             ASSOCIATION.interval(matrix, losses, without_items),
         )
-        for (signal, loss, matrix, losses), p_value, adjusted in zip(found, p, holm(p), strict=True)
+        for (signal, size, loss, matrix, losses), p_value, adjusted in zip(
+            found, p, holm(p), strict=True
+        )
     ]
 
 
@@ -91,43 +99,43 @@ def _apart_from_plans(conditions: Sequence[Condition]) -> list[Condition]:
     return list(kinds.values())
 
 
-def _signals(condition: Condition, runs: Sequence[RunFolder]) -> dict[str, Matrix]:
+def _signals(condition: Condition, runs: Sequence[RunFolder], size: int) -> dict[str, Matrix]:
     quantity = runs[0].distances.quantity
     name = f"{quantity} ({condition.name})" if condition.name else quantity
     signals = {name: np.mean([run.distances.values for run in runs], axis=0)}
     for column, said in _DRIFTS.items():
         if all(_tried(run, "test")[column].notna().all() for run in runs):
             label = f"{said} ({condition.name})" if condition.name else said
-            signals[label] = np.mean([_pairs(run, column, "test") for run in runs], axis=0)
+            signals[label] = np.mean([_shares(run, size, column, "test") for run in runs], axis=0)
     return signals
 
 
-def pair_losses(run: RunFolder, loss: str, split: str) -> Matrix:
-    """[N, N]: what merging two items costs them, mean of the two."""
+def merging_losses(run: RunFolder, size: int, loss: str, split: str) -> Matrix:
+    """[N, N]: what it costs two items to be merged, mean of the two and of all groups of `size`."""
     table = _frame(run)
     own = table[(table["group"] == -1) & (table["split"] == split)].set_index("item")[loss]
     sign = 1 if loss == "loss" else -1
-    return _pairs(run, loss, split, {str(k): float(v) for k, v in own.items()}, sign)
+    return sign * _shares(run, size, loss, split, {str(k): float(v) for k, v in own.items()})
 
 
-def _pairs(
-    run: RunFolder,
-    column: str,
-    split: str,
-    own: Mapping[str, float] | None = None,
-    sign: int = 1,
+def _shares(
+    run: RunFolder, size: int, column: str, split: str, own: Mapping[str, float] | None = None
 ) -> Matrix:
-    """[N, N]: the mean over both items of a column, less their own model's."""
+    """[N, N]: a column, less that of their own models, of two items in the groups that hold both.
+
+    The mean over the two and over these groups, of which there must be every one of `size`.
+    """
     at = {name: i for i, name in enumerate(run.names)}
-    groups = {n: g for n, g in enumerate(run.controls["groups"]) if len(g) == 2}
+    groups = [n for n, group in enumerate(run.controls["groups"]) if len(group) == size]
     matrix = np.zeros((len(at), len(at)))
     table = _tried(run, split)
-    for group, part in table[table["group"].isin(list(groups))].groupby("group"):
-        one, other = (at[name] for name in groups[int(str(group))])
+    for _, part in table[table["group"].isin(groups)].groupby("group"):
         values = part.set_index("item")[column]
-        less = [float(values[name]) - (own[name] if own else 0.0) for name in values.index]
-        matrix[one, other] = matrix[other, one] = sign * float(np.mean(less))
-    return matrix
+        less = {at[str(k)]: float(v) - (own[str(k)] if own else 0.0) for k, v in values.items()}
+        for one, other in combinations(less, 2):
+            matrix[one, other] += (less[one] + less[other]) / 2
+            matrix[other, one] = matrix[one, other]
+    return matrix / comb(len(at) - 2, size - 2)
 
 
 def _frame(run: RunFolder) -> "pd.DataFrame":
@@ -140,9 +148,11 @@ def _tried(run: RunFolder, split: str) -> "pd.DataFrame":
     return table[(table["group"] >= 0) & (table["split"] == split)]
 
 
-def _has_pairs(run: RunFolder) -> bool:
-    pairs = sum(len(group) == 2 for group in run.controls["groups"])
-    return pairs == len(run.names) * (len(run.names) - 1) // 2
+def complete_sizes(run: RunFolder) -> list[int]:
+    """The sizes of which every group was merged and a smaller choice remained."""
+    sizes = [len(group) for group in run.controls["groups"]]
+    n = len(run.names)
+    return [size for size in sorted(set(sizes)) if size < n and sizes.count(size) == comb(n, size)]
 
 
 @dataclass(frozen=True, eq=False)
