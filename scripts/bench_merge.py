@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import mean, median, stdev
 from tempfile import TemporaryDirectory
 
 import pandas as pd
 from bench_mergekit import mergekit
-from bench_parts import BENCH, CONF, ROOT, Row, alone, carry_out, configured
+from bench_parts import BENCH, CONF, ROOT, Row, alone, carry_out, configured, write
 from bench_peers import scoring
 from scipy.stats import t as student
 
@@ -34,7 +35,6 @@ from gwsmm.types import InputError
 PLANS = {
     "one trunk": ["grouping=all"],
     "3 trunks": ["grouping=linkage", "grouping.encoders=3"],
-    "4 trunks": ["grouping=linkage", "grouping.encoders=4"],
     "5 trunks": ["grouping=linkage", "grouping.encoders=5"],
 }
 KINDS = ("reference", "step", "merge", "codec")
@@ -81,6 +81,13 @@ class Setting:
     name: str
     overrides: tuple[str, ...]
 
+    @property
+    def long(self) -> bool:
+        """Whether it trains for as long as fine-tuning did, and is not the one trunk for all."""
+        trained = [name for name in TRAINED if f"merge={name}" in self.overrides]
+        first = trained == ["distill"] and self.plan == "one trunk"
+        return "finetune=lora" in self.overrides or (bool(trained) and not first)
+
 
 def main() -> None:
     asked = arguments()
@@ -88,8 +95,9 @@ def main() -> None:
     data += [f"items.path={asked.items}", "items=pasta"] if asked.items else []
     rows: list[Row] = []
     keys: dict[str, object] = {}
+    file = BENCH / f"{asked.name}.json"
     parts: dict[str, Callable[[], None]] = {
-        "scores": lambda: scores(asked, data, rows, keys),
+        "scores": lambda: scores(asked, data, rows, keys, partial(write, file, rows, keys)),
         "costs": lambda: costs(asked, data, rows),
         "scoring": lambda: scoring(
             partial(configured, *data, *asked.overrides), asked.repeats, rows, keys
@@ -97,7 +105,7 @@ def main() -> None:
     }
     if asked.mergekit:
         parts["mergekit"] = lambda: mergekit(asked.mergekit, asked.repeats, rows, keys)
-    carry_out(BENCH / f"{asked.name}.json", parts, asked.only, rows, keys)
+    carry_out(file, parts, asked.only, rows, keys)
     for name in parts:
         if of := [row for row in rows if row["part"] == name]:
             table = pd.DataFrame(of).drop(columns="part").to_markdown(index=False)
@@ -176,29 +184,37 @@ def settings(asked: argparse.Namespace) -> list[Setting]:
 
 
 def scores(
-    asked: argparse.Namespace, data: list[str], rows: list[Row], keys: dict[str, object]
+    asked: argparse.Namespace,
+    data: list[str],
+    rows: list[Row],
+    keys: dict[str, object],
+    save: Callable[[], None],
 ) -> None:
     found: dict[Setting, list[Row]] = {}
-    for seed in asked.seeds:
-        x = configured(*data, *asked.overrides, f"seed={seed}")
-        items = prepare(x)
-        first: Row = {}
+    frozen: dict[int, Row] = {}
+    others = [row for row in rows if row["part"] != "scores"]
+    for longest, seed in product((False, True), asked.seeds):  # what takes hours comes last
+        common = [*data, *asked.overrides, f"seed={seed}"]
+        items = prepare(configured(*common))
         for setting in settings(asked):
+            if setting.long is not longest:
+                continue
             try:
-                one = configured(*data, *asked.overrides, f"seed={seed}", *setting.overrides)
+                one = configured(*common, *setting.overrides)
                 row = measured(one, run(one, items))
             except InputError as error:
                 print(f"{setting.plan}, {setting.name}: left out: {error}", flush=True)
                 continue
-            first = first or row
-            row |= {f"individual_{name}": first[f"individual_{name}"] for name in METRICS}
-            frozen, individual = float(first["micro_f1"]), float(row["individual_micro_f1"])
-            row["gain_kept"] = (float(row["micro_f1"]) - frozen) / (individual - frozen)
+            base = frozen.setdefault(seed, row)
+            row |= {f"individual_{name}": base[f"individual_{name}"] for name in METRICS}
+            least, individual = float(base["micro_f1"]), float(row["individual_micro_f1"])
+            row["gain_kept"] = (float(row["micro_f1"]) - least) / (individual - least)
             found.setdefault(setting, []).append(row)
             kept = row["micro_f1"] / row["individual_micro_f1"]
             print(f"{seed} {setting.plan}, {setting.name}: {kept:.4f}", flush=True)
-    rows += [table_row(setting, of) for setting, of in found.items()]
-    keys |= chosen(found)
+            rows[:] = [*others, *(table_row(each, of) for each, of in found.items())]
+            keys |= chosen(found)
+            save()
     docs = ROOT / "docs" / "frontier.png"
     frontier(found, docs if asked.name == "merge" else BENCH / f"{asked.name}.png")
 

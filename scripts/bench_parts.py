@@ -51,7 +51,12 @@ def carry_out(
         if not only or name in only:
             print(f"— {name}", flush=True)
             part()
-            file.write_text(json.dumps(keys | {"rows": rows}, indent=2) + "\n")
+            write(file, rows, keys)
+
+
+def write(file: Path, rows: list[Row], keys: dict[str, object]) -> None:
+    """Write what was measured so far."""
+    file.write_text(json.dumps(keys | {"rows": rows}, indent=2) + "\n")
 
 
 def alone(work: Callable[..., Any], *arguments: object) -> tuple[Any, int]:
