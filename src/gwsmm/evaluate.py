@@ -1,6 +1,7 @@
 """What the models do on the test responses; nothing else in the program opens them."""
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -39,7 +40,7 @@ class Evaluation:
     """
 
     stage: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     encoder: Encoder
     trainer: Trainer
@@ -130,16 +131,22 @@ def load_predictions(made: Artefact) -> Predictions:
 def deviation(
     item: Item,
     recorded: Predictions,
-    scored: Callable[[Sequence[str]], NDArray[np.float32]],
+    scored: Callable[[Sequence[str]], tuple[NDArray[np.float32], NDArray[np.uint8]]],
 ) -> float:
-    """How far at most `scored` is from what the evaluation recorded of the test responses.
+    """How far `scored` is from what the evaluation recorded of the test responses.
 
     Args:
         item: with its test responses.
         recorded: what `Evaluation` wrote of them.
-        scored: makes probabilities [n, L] of n texts.
+        scored: makes probabilities and decisions, both [n, L], of n texts.
+
+    Returns:
+        The largest difference of a probability; infinite where a decision is another one.
     """
-    return float(np.abs(scored(item.test.texts) - recorded.probabilities).max())
+    probabilities, decisions = scored(item.test.texts)
+    if not np.array_equal(decisions, recorded.decisions):
+        return math.inf
+    return float(np.abs(probabilities - recorded.probabilities).max())
 
 
 def validated(item: Item) -> Item:

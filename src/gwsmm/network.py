@@ -1,15 +1,12 @@
 """The network that scores one item, and how responses are fed to it."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from gwsmm.artefact import Scorer, State, load_state
-
-INFERENCE_BATCH = 64  # responses; large enough to fill the cores, small enough for any memory
+from gwsmm.batching import Most, batches, padded
 
 
 class Network(nn.Module):
@@ -123,25 +120,8 @@ def pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
 
 def pad(ids: Sequence[Sequence[int]], filler: int) -> tuple[Tensor, Tensor]:
     """Token ids [b, t] padded to the longest of the batch, and their attention mask [b, t]."""
-    longest = max(len(row) for row in ids)
-    tokens = torch.full((len(ids), longest), filler, dtype=torch.long)
-    mask = torch.zeros((len(ids), longest), dtype=torch.long)
-    for i, row in enumerate(ids):
-        tokens[i, : len(row)] = torch.tensor(row, dtype=torch.long)
-        mask[i, : len(row)] = 1
-    return tokens, mask
-
-
-class Most(NamedTuple):
-    """How large a batch may be.
-
-    Attributes:
-        responses: in a batch.
-        tokens: in a batch of several responses, padding included.
-    """
-
-    responses: int = INFERENCE_BATCH
-    tokens: float = math.inf
+    tokens, mask = padded(ids, filler)
+    return torch.from_numpy(tokens), torch.from_numpy(mask)
 
 
 _ANY_LENGTH = Most()
@@ -172,15 +152,11 @@ def infer(
         [n, d] in the order of `ids`, on the CPU.
     """
     device = next(network.parameters()).device
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    order: list[int] = []
     rows: list[Tensor] = []
-    done = 0
-    while done < len(order):
-        batch = order[done : done + most.responses]
-        while len(batch) > 1 and len(batch) * len(ids[batch[-1]]) > most.tokens:
-            batch.pop()
-        padded, mask = pad([ids[i] for i in batch], filler)
-        rows.append(function(padded.to(device), mask.to(device)).float().cpu())
-        done += len(batch)
-        tick(done / len(order))
+    for batch in batches(ids, most):
+        tokens, mask = pad([ids[i] for i in batch], filler)
+        rows.append(function(tokens.to(device), mask.to(device)).float().cpu())
+        order += batch
+        tick(len(order) / len(ids))
     return torch.cat(rows)[torch.tensor(order).argsort()]

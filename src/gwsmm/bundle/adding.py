@@ -7,7 +7,7 @@ from gwsmm.bundle.changing import Old, restated, storage_of
 from gwsmm.bundle.joining import Placed
 from gwsmm.bundle.manifest import Bundled, choice_of
 from gwsmm.bundle.reading import Bundle, open_bundle
-from gwsmm.bundle.sealing import Content, check_scores, making, seal
+from gwsmm.bundle.sealing import Content, checked_seal, making
 from gwsmm.bundle.writing import bundled, copy_in
 from gwsmm.experiment import Experiment
 from gwsmm.results import Run, results
@@ -48,8 +48,7 @@ def write_added(
             results=_results(old, items, sizes, placed, run),
             added=[*old.added, placed.record],
         )
-        seal(part, content)
-        found = check_scores(part, [placed.outcome], x.trainer.device, out)
+        found = checked_seal(part, content, [placed.outcome], x.trainer.device, out)
     return open_bundle(out, x.trainer.device), found
 
 

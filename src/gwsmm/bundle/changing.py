@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gwsmm.bundle.manifest import Bundled, Manifest, checked, read_manifest
-from gwsmm.bundle.reading import ENCODER
+from gwsmm.bundle.running import ENCODER
 from gwsmm.bundle.sealing import ADDED, RESULTS
 from gwsmm.bundle.writing import copy_in
 from gwsmm.metrics import Scores, overall

@@ -11,7 +11,7 @@ from gwsmm.artefact import checksum
 from gwsmm.assembly import Assembly
 from gwsmm.bundle.changing import Old
 from gwsmm.bundle.manifest import Bundled, choice_of, meant
-from gwsmm.bundle.reading import ENCODER
+from gwsmm.bundle.running import ENCODER, GRAPH
 from gwsmm.bundle.writing import architecture
 from gwsmm.encoder import Encoder
 from gwsmm.experiment import Experiment
@@ -87,6 +87,7 @@ def _different(old: Old, encoder: Encoder) -> list[str]:
         encoder.write_architecture(Path(place))
         written = {f"{ENCODER}/{path.name}": path for path in Path(place).iterdir()}
         there = [name for name in old.manifest.files if name.startswith(f"{ENCODER}/")]
+        there = [name for name in there if name != GRAPH]
         return [
             name
             for name in sorted({*there, *written})

@@ -2,35 +2,35 @@
 
 The encoder runs once per trunk over the responses to all items that share it, in batches of like
 length and once for equal texts. One trunk is in memory at a time: a plain one is mapped from its
-file, a coded one is decoded tensor by tensor.
+file, a coded one is decoded tensor by tensor. See `running` for what runs it.
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gwsmm.artefact import MANIFEST, Codec
-from gwsmm.bundle.manifest import Bundled, Manifest, Part, checked, read_manifest
-from gwsmm.bundle.tensors import read_part
+from gwsmm.batching import Most
+from gwsmm.bundle.manifest import (
+    Architecture,
+    Bundled,
+    Manifest,
+    Part,
+    checked,
+    read_manifest,
+)
+from gwsmm.bundle.running import ENCODER, GRAPH, Graph, Runner, Tick, Torch
+from gwsmm.bundle.tensors import mapped, read_arrays
 from gwsmm.decision.rule import Rule, sigmoid
 from gwsmm.encoder import Encoder
 from gwsmm.types import InputError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from gwsmm.network import Most, Network
-
-ENCODER = "encoder"  # folder of configuration and tokenizer
-_TOKENIZED = 256  # texts at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,15 +55,13 @@ class Bundle:
     Attributes:
         folder: where it is.
         manifest: its content.
-        device: where to compute, in torch's words.
-        encoder: tokenizes, and makes networks without weights.
+        runner: runs the encoder.
         codec: decodes private parts; None where no item has any.
     """
 
     folder: Path
     manifest: Manifest
-    device: str
-    encoder: Encoder
+    runner: Runner
     codec: Codec | None
 
     @cached_property
@@ -78,7 +76,7 @@ class Bundle:
         *,
         batch: int,
         tokens: float = math.inf,
-        tick: Callable[[float], None] = lambda fraction: None,
+        tick: Tick = lambda fraction: None,
     ) -> dict[str, Scored]:
         """What the models say of responses that may mix items.
 
@@ -95,10 +93,6 @@ class Bundle:
         Raises:
             InputError: a file of the bundle is damaged.
         """
-        import torch
-
-        from gwsmm.network import Most
-
         rows = defaultdict[str, list[int]](list)
         for row, name in enumerate(names):
             rows[name].append(row)
@@ -107,76 +101,41 @@ class Bundle:
         for name, own in rows.items():
             passes[self.items[name].trunk][name] = [texts[row] for row in own]
         found, done = dict[str, Scored](), 0
-        with torch.inference_mode():
-            for trunk, said in passes.items():
-                share = sum(map(len, said.values())) / len(texts)
-                part = _within(tick, done / len(texts), share)
-                for name, logits in self._pass(trunk, said, Most(batch, tokens), part):
-                    item = self.items[name]
-                    rule = Rule(item.temperature, item.thresholds)
-                    decisions = rule.decide(item.kind, sigmoid(logits))
-                    places = np.array(rows[name])
-                    found[name] = Scored(places, rule.probabilities(logits), decisions)
-                    done += len(logits)
+        for trunk, said in passes.items():
+            share = sum(map(len, said.values())) / len(texts)
+            part = _within(tick, done / len(texts), share)
+            for name, logits in self._pass(trunk, said, Most(batch, tokens), part):
+                item = self.items[name]
+                rule = Rule(item.temperature, item.thresholds)
+                decisions = rule.decide(item.kind, sigmoid(logits))
+                found[name] = Scored(np.array(rows[name]), rule.probabilities(logits), decisions)
+                done += len(logits)
         return found
 
     def _pass(
-        self,
-        trunk: Part,
-        said: Mapping[str, Sequence[str]],
-        most: "Most",
-        tick: Callable[[float], None],
+        self, trunk: Part, said: Mapping[str, Sequence[str]], most: Most, tick: Tick
     ) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """Logits [m, L] of the responses to every item of one trunk."""
-        from torch.nn.functional import linear
-
-        from gwsmm.network import infer
-
-        network = self._network(trunk)
         different = dict.fromkeys(text for texts in said.values() for text in texts)
         place = {text: i for i, text in enumerate(different)}
-        ids = self._tokenized(list(different))
-        vectors = infer(network, ids, self.encoder.padding, network.vector, tick, most)
+        with self._readable_errors():
+            ids = self.runner.tokenize(list(different))
+            vectors = self.runner.vectors(trunk, ids, most, tick)
         for name, texts in said.items():
-            weight, bias = self._upper(network, self.items[name])
-            own = vectors[[place[text] for text in texts]].to(self.device)
-            yield name, linear(network.pooled(own), weight, bias).cpu().numpy()
+            with self._readable_errors():
+                own = vectors[[place[text] for text in texts]]
+                logits = self._upper(self.items[name], own)
+            yield name, logits
 
-    def _tokenized(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text; what a tokenizer notes of many texts at once takes memory."""
-        return [
-            ids
-            for start in range(0, len(texts), _TOKENIZED)
-            for ids in self.encoder.tokenize(texts[start : start + _TOKENIZED])
-        ]
-
-    def _network(self, trunk: Part) -> "Network":
-        """A network with this trunk, the rest of it still to be loaded."""
-        import torch
-
-        with self._readable_errors():
-            network = self.encoder.unfilled(labels=1)
-            state = read_part(self.folder, trunk, "trunk", self.codec)
-            network.load_part("trunk", dict(state), copy=False)
-        return network.to(self.device, torch.float32).eval()
-
-    def _upper(self, network: "Network", item: Bundled) -> "tuple[Tensor, Tensor]":
-        """Load the item's pooler; return its head: weight [L, d] and bias [L]."""
-        import torch
-        from safetensors.torch import load_file
-
-        with self._readable_errors():
-            if item.pooler is not None:
-                state = read_part(self.folder, item.pooler, "pooler", self.codec)
-                network.load_part("pooler", dict(state), copy=False)
-            head = load_file(self.folder / item.head)
-            weight, bias = (
-                head[name].to(self.device, torch.float32) for name in ("weight", "bias")
-            )
-            if len(weight) != len(item.labels):
-                raise ValueError(f"{item.head} has {len(weight)} outputs")
-        network.to(self.device, torch.float32)
-        return weight, bias
+    def _upper(self, item: Bundled, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits [m, L] of vectors [m, d], by the item's pooler and head."""
+        if item.pooler is not None:
+            dense = dict(read_arrays(self.folder, item.pooler, "pooler", self.codec))
+            vectors = np.tanh(_linear(dense, vectors))
+        logits = _linear(dict(mapped(self.folder / item.head)), vectors)
+        if logits.shape[1] != len(item.labels):
+            raise ValueError(f"{item.head} has {logits.shape[1]} outputs")
+        return logits
 
     def _verify(self, items: Sequence[Bundled]) -> None:
         """Refuse a file that is not what was written, before any work."""
@@ -204,28 +163,45 @@ def open_bundle(folder: Path, device: str) -> Bundle:
 
     Args:
         folder: that `gwsmm bundle` wrote.
-        device: where to compute, in torch's words.
+        device: where to compute, in torch's words; on `cpu` a bundle that has the graph of its
+            encoder needs no torch.
 
     Raises:
         InputError: the folder is no bundle, of another format, or its manifest is damaged.
     """
     manifest = read_manifest(folder)
-    about, codec = manifest.encoder, manifest.codec
     try:
-        encoder = Encoder(
-            model=str((folder / ENCODER).resolve()),
-            revision=None,
-            random={},  # the architecture alone: weights come from the bundle's own files
-            pooling=about.pooling,
-            pooler=about.pooler,
-            max_length=about.max_length,
-        )
-        built = None if codec is None else codec.build()
+        codec = None if manifest.codec is None else manifest.codec.build()
+        encoder = bare_encoder(folder, manifest.encoder)
     except (TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{folder / MANIFEST}: {reason}; write the bundle again") from error
-    return Bundle(folder, manifest, device, encoder, built)
+    runner: Runner = (
+        Graph(folder, encoder.max_length, codec)
+        if GRAPH in manifest.files and device == "cpu"
+        else Torch(folder, encoder, device, codec)
+    )
+    return Bundle(folder, manifest, runner, codec)
 
 
-def _within(tick: Callable[[float], None], start: float, share: float) -> Callable[[float], None]:
+def bare_encoder(folder: Path, about: Architecture) -> Encoder:
+    """The encoder of a bundle without weights, which come from the bundle's own files."""
+    return Encoder(
+        model=str((folder / ENCODER).resolve()),
+        revision=None,
+        random={},  # the architecture alone
+        pooling=about.pooling,
+        pooler=about.pooler,
+        max_length=about.max_length,
+    )
+
+
+def _linear(
+    dense: Mapping[str, NDArray[np.float32]], vectors: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    found: NDArray[np.float32] = vectors @ dense["weight"].T + dense["bias"]
+    return found
+
+
+def _within(tick: Tick, start: float, share: float) -> Tick:
     return lambda fraction: tick(start + share * fraction)

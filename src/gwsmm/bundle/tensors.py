@@ -1,15 +1,53 @@
 """The tensors of one part of a model, from the files of a bundle."""
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gwsmm.artefact import Codec, part_of
 from gwsmm.bundle.manifest import Part
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def read_arrays(
+    folder: Path, made_of: Part, name: str, codec: Codec | None
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """As `read_part`, for numpy; torch is imported only where a private part is to be decoded."""
+    if made_of.private is None:
+        yield from mapped(folder / made_of.shared[0])
+    else:
+        for key, tensor in read_part(folder, made_of, name, codec):
+            yield key, tensor.float().numpy()
+
+
+def mapped(path: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """The arrays of a safetensors file, by name.
+
+    What is kept as float32 stays in the file until it is used, which safetensors itself offers for
+    torch alone; what takes half the bytes there is widened.
+    """
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    content = np.memmap(path, np.uint8, "r", 8 + size)
+    for name, said in header.items():
+        if name != "__metadata__":
+            start, end = said["data_offsets"]
+            yield name, _widened(content[start:end], said["dtype"]).reshape(said["shape"])
+
+
+def _widened(content: NDArray[Any], kind: str) -> NDArray[np.float32]:
+    if kind == "BF16":  # the upper half of a float32
+        wide: NDArray[np.float32] = (content.view("<u2").astype("<u4") << 16).view("<f4")
+        return wide
+    return content.view({"F32": "<f4", "F16": "<f2"}[kind]).astype(np.float32, copy=False)
 
 
 def read_part(

@@ -1,16 +1,20 @@
 """Writes the bundle of a run, and keeps it only if it scores as its run was evaluated."""
 
+import logging
 import shutil
 from pathlib import Path
 
 from gwsmm.artefact import PRIVATE, Coded, Kept
 from gwsmm.bundle.manifest import Architecture, Bundled, Part, choice_of
-from gwsmm.bundle.reading import ENCODER, Bundle, open_bundle
-from gwsmm.bundle.sealing import Content, check_scores, making, seal
+from gwsmm.bundle.reading import Bundle, bare_encoder, open_bundle
+from gwsmm.bundle.running import ENCODER, GRAPH
+from gwsmm.bundle.sealing import Content, checked_seal, making
 from gwsmm.decision.rule import half, load_rule
 from gwsmm.encoder import Encoder
 from gwsmm.private.private import Private, PrivateTrunk
 from gwsmm.results import Outcome, Run
+
+log = logging.getLogger(__name__)
 
 
 def write_bundle(
@@ -35,8 +39,8 @@ def write_bundle(
         InputError: the folder is there or cannot be made, or the bundle scores otherwise.
     """
     with making(out) as part:
-        _fill(part, run, encoder, private)
-        found = check_scores(part, run.outcomes, device, out)
+        content = _filled(part, run, encoder, private)
+        found = checked_seal(part, content, run.outcomes, device, out)
     return open_bundle(out, device), found
 
 
@@ -50,7 +54,10 @@ def architecture(encoder: Encoder) -> Architecture:
     )
 
 
-def _fill(folder: Path, run: Run, encoder: Encoder, private: Private) -> None:
+def _filled(folder: Path, run: Run, encoder: Encoder, private: Private) -> Content:
+    """Write the models into the folder; return what is to be said of them."""
+    from gwsmm.bundle.tracing import write_graph
+
     sources, items = dict[str, Path](), list[Bundled]()
     for outcome in run.outcomes:
         place = group_place(1 + run.plan.groups.index(run.plan.group_of(outcome.item.name)))
@@ -59,7 +66,9 @@ def _fill(folder: Path, run: Run, encoder: Encoder, private: Private) -> None:
     (folder / ENCODER).mkdir()
     encoder.write_architecture(folder / ENCODER)
     about = architecture(encoder)
-    seal(folder, Content(tuple(items), about, choice_of(private), run.results, []))
+    if failed := write_graph(bare_encoder(folder, about), folder / GRAPH):
+        log.warning("bundle: no ONNX graph of this encoder, torch will score (%s)", failed)
+    return Content(tuple(items), about, choice_of(private), run.results, [])
 
 
 def group_place(number: int) -> str:

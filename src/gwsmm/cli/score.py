@@ -3,8 +3,8 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from gwsmm.cli.parsing import OneLine, input_errors
@@ -14,6 +14,8 @@ The table is CSV, TSV, JSON lines or parquet and may mix items. Its rows come ba
 with its columns but for the response; beside them one column of 0 and 1 per label (empty where the
 row's item has no such label), and `score` for items that have whole scores.
 """
+
+_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # of NVIDIA, of AMD, of either in WSL
 
 
 def score_command(arguments: Sequence[str]) -> None:
@@ -59,19 +61,15 @@ def _score(given: argparse.Namespace) -> None:
 
     from gwsmm.bundle.reading import open_bundle
     from gwsmm.bundle.table import new_columns, score_table, to_csv, write_table
-    from gwsmm.progress import bar
-    from gwsmm.recipe import Trainer
 
     hidden = set(new_columns(manifest.items, given.probabilities)) & set(asked.sheet.columns)
     if hidden - {columns.item}:
         names = ", ".join(sorted(hidden))
         sys.stderr.write(f"gwsmm: {given.table}: its own {names} is replaced by what is scored\n")
-    device = Trainer(accelerator="auto", devices=1, strategy="auto").device
     done, rows = [0.0], len(asked.texts)
-    shown = bar("score", rows, lambda: done[-1] * rows) if sys.stderr.isatty() else nullcontext()
-    with shown:
+    with _shown(rows, lambda: done[-1] * rows):
         scored = score_table(
-            open_bundle(given.bundle, device),
+            open_bundle(given.bundle, _device()),
             asked,
             columns,
             probabilities=given.probabilities,
@@ -82,6 +80,23 @@ def _score(given: argparse.Namespace) -> None:
         sys.stdout.write(to_csv(scored))
     else:
         write_table(given.out, scored)
+
+
+def _shown(rows: int, done: Callable[[], float]) -> AbstractContextManager[None]:
+    if not sys.stderr.isatty():
+        return nullcontext()
+    from gwsmm.progress import bar
+
+    return bar("score", rows, done)
+
+
+def _device() -> str:
+    """Where to compute; torch, which takes long to load, is asked only where there may be a GPU."""
+    if sys.platform != "win32" and not any(Path(driver).exists() for driver in _DRIVERS):
+        return "cpu"
+    from gwsmm.recipe import Trainer
+
+    return Trainer(accelerator="auto", devices=1, strategy="auto").device
 
 
 def _count(text: str) -> int:
