@@ -1,26 +1,28 @@
 """Scoring by gwsmm and by what people use today, side by side.
 
-Every side runs in processes of its own, one after the other in turns; a side's memory is the
-largest of its process.
+Every side runs in processes of its own, one after the other in turns, that import nothing but what
+the side needs; its memory is the largest of its process.
 """
 
 import json
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from bench_parts import Row, alone
+if TYPE_CHECKING:
+    from bench_parts import Row
 
-from gwsmm.artefact import Member
-
-BATCH = 64  # responses
+BATCH = 64  # responses, as `gwsmm score` takes
+STARTED = time.perf_counter()
 
 
 def scoring(
-    experiment: Callable[..., Any], repeats: int, rows: list[Row], keys: dict[str, object]
+    experiment: Callable[..., Any], repeats: int, rows: "list[Row]", keys: dict[str, object]
 ) -> None:
     """`gwsmm score` against one transformers pipeline per item, all loaded together.
 
@@ -30,14 +32,16 @@ def scoring(
         rows: take the results.
         keys: take the ratios.
     """
+    import numpy as np
+    from bench_parts import alone
+
     with TemporaryDirectory() as folder:
         where = Path(folder)
         alone(deployed, experiment, where)
         sides: dict[str, list[tuple[float, float, float]]] = {}
         for _ in range(repeats):
             for name, work in (("gwsmm score", by_bundle), ("nine pipelines", by_pipelines)):
-                (loading, rate), memory = alone(work, where)
-                sides.setdefault(name, []).append((loading, rate, float(memory)))
+                sides.setdefault(name, []).append(apart(work, where))
                 print(name, sides[name][-1], flush=True)
         found = {name: np.median(of, axis=0) for name, of in sides.items()}
         for name, place in (("gwsmm score", "bundle"), ("nine pipelines", "models")):
@@ -60,8 +64,10 @@ def scoring(
 
 def deployed(experiment: Callable[..., Any], folder: Path) -> None:
     """A bundle of one trunk, a model per item for transformers, and a table of 10,000 rows."""
+    import numpy as np
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
+    from gwsmm.artefact import Member
     from gwsmm.bundle.writing import write_bundle
     from gwsmm.pipeline import prepare, run
 
@@ -90,24 +96,35 @@ def deployed(experiment: Callable[..., Any], folder: Path) -> None:
     (folder / "table.jsonl").write_text(table)
 
 
-def by_bundle(folder: Path) -> tuple[float, float]:
-    """Seconds until all is loaded, and rows a second from then on."""
-    started = time.perf_counter()
-    from gwsmm.bundle.reading import open_bundle
-    from gwsmm.bundle.table import Columns, read_table, score_table, write_table
+def apart(side: Callable[[Path], tuple[float, float]], folder: Path) -> tuple[float, float, float]:
+    """What a side returns in a fresh process, and that process's peak memory in bytes."""
+    command = [sys.executable, __file__, side.__name__, str(folder)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    loading, rate, memory = json.loads(done.stdout.splitlines()[-1])
+    return loading, rate, memory
 
-    bundle, columns = open_bundle(folder / "bundle", "cpu"), Columns("item", "text")
-    asked = read_table(folder / "table.jsonl", columns, list(bundle.items))
-    bundle.score(asked.names[:1], asked.texts[:1], batch=BATCH)  # what loads when it is needed
-    loaded = time.perf_counter()
-    scored = score_table(bundle, asked, columns, probabilities=True, batch=BATCH)
-    write_table(folder / "scores.csv", scored)
-    return loaded - started, len(asked.texts) / (time.perf_counter() - loaded)
+
+def by_bundle(folder: Path) -> tuple[float, float]:
+    """Seconds until all is loaded, and rows a second from then on, by `gwsmm score`.
+
+    The command runs twice: a table of one row takes what loading takes.
+    """
+    from gwsmm.cli.main import main
+
+    def seconds(table: Path, began: float) -> float:
+        out = str(folder / "scores.csv")
+        main(["score", str(folder / "bundle"), str(table), "--probabilities", "--out", out])
+        return time.perf_counter() - began
+
+    rows = (folder / "table.jsonl").read_text().splitlines()
+    (folder / "row.jsonl").write_text(rows[0])
+    loading = seconds(folder / "row.jsonl", STARTED)
+    whole = seconds(folder / "table.jsonl", time.perf_counter())  # reads the weights again
+    return loading, len(rows) / whole
 
 
 def by_pipelines(folder: Path) -> tuple[float, float]:
     """The same with a pipeline per item, each given all of its rows."""
-    started = time.perf_counter()
     from transformers import pipeline
 
     models = {
@@ -125,4 +142,12 @@ def by_pipelines(folder: Path) -> tuple[float, float]:
     for name, model in models.items():
         texts = [row["text"] for row in rows if row["item"] == name]
         model(texts, batch_size=BATCH, truncation=True, max_length=100)
-    return loaded - started, len(rows) / (time.perf_counter() - loaded)
+    return loaded - STARTED, len(rows) / (time.perf_counter() - loaded)
+
+
+if __name__ == "__main__":
+    found = {side.__name__: side for side in (by_bundle, by_pipelines)}[sys.argv[1]](
+        Path(sys.argv[2])
+    )
+    status = Path("/proc/self/status").read_text()  # a child's getrusage has its parent's peak too
+    print(json.dumps([*found, 1024 * int(re.search(r"VmHWM:\s*(\d+)", status)[1])]))
