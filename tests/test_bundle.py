@@ -33,7 +33,7 @@ from safetensors.torch import load_file
 from gwsmm.bundle import sealing, tracing
 from gwsmm.bundle.reading import Bundle, open_bundle
 from gwsmm.bundle.running import GRAPH, Graph, Torch
-from gwsmm.bundle.sealing import TOLERANCE
+from gwsmm.bundle.sealing import GRAPH_TOLERANCE, steepest
 from gwsmm.bundle.writing import write_bundle
 from gwsmm.cli.run import build
 from gwsmm.decision.rule import half, load_rule
@@ -121,7 +121,8 @@ def agrees(world: World, tmp_path: Path, *overrides: str) -> tuple[Experiment, B
     experiment, found = world.done(*overrides)
     bundle = bundled((experiment, found), tmp_path / "bundle")
     names, texts, recorded = recorded_responses(found)
-    np.testing.assert_allclose(scored(bundle, names, texts), recorded, rtol=0, atol=TOLERANCE)
+    near = GRAPH_TOLERANCE * steepest(found.outcomes)
+    np.testing.assert_allclose(scored(bundle, names, texts), recorded, rtol=0, atol=near)
     return experiment, bundle
 
 
@@ -156,7 +157,7 @@ def test_every_decision_strategy_decides_as_it_was_evaluated(world, tmp_path, de
             outcome.predictions,
         )
         np.testing.assert_allclose(
-            said.probabilities, recorded["merged"].probabilities, rtol=0, atol=TOLERANCE
+            said.probabilities, recorded["merged"].probabilities, rtol=0, atol=GRAPH_TOLERANCE
         )
         np.testing.assert_array_equal(said.decisions, recorded["merged"].decisions)
         fitted, item = outcome.after.decision, bundle.items[name]
@@ -233,9 +234,11 @@ def test_the_order_of_the_rows_and_the_batches_do_not_matter(done, made):
     names, texts, _ = recorded_responses(done[1])
     plain = scored(made, names, texts)
     for batch in (1, 3, 1000):
-        np.testing.assert_allclose(scored(made, names, texts, batch), plain, rtol=0, atol=TOLERANCE)
+        np.testing.assert_allclose(
+            scored(made, names, texts, batch), plain, rtol=0, atol=GRAPH_TOLERANCE
+        )
     turned = scored(made, names[::-1], texts[::-1])[::-1]
-    np.testing.assert_allclose(turned, plain, rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(turned, plain, rtol=0, atol=GRAPH_TOLERANCE)
 
 
 def test_a_mixed_table_is_scored_as_item_by_item(done, made):
@@ -244,7 +247,7 @@ def test_a_mixed_table_is_scored_as_item_by_item(done, made):
     for name in NAMES:
         mine = [i for i, each in enumerate(names) if each == name]
         alone = scored(made, [name] * len(mine), [texts[i] for i in mine])
-        np.testing.assert_allclose(mixed[mine], alone, rtol=0, atol=TOLERANCE)
+        np.testing.assert_allclose(mixed[mine], alone, rtol=0, atol=GRAPH_TOLERANCE)
 
 
 def test_an_encoder_runs_once_for_its_group_and_once_for_equal_texts(done, made, monkeypatch):
@@ -298,7 +301,9 @@ def test_a_bundle_without_a_graph_is_scored_by_torch(done, made, copied):
     assert isinstance(old.runner, Torch)
     names, texts, recorded = recorded_responses(done[1])
     for bundle in (made, old):
-        np.testing.assert_allclose(scored(bundle, names, texts), recorded, rtol=0, atol=TOLERANCE)
+        np.testing.assert_allclose(
+            scored(bundle, names, texts), recorded, rtol=0, atol=GRAPH_TOLERANCE
+        )
     assert len(score()) == len(rows())
 
 
@@ -421,7 +426,7 @@ def test_a_run_is_bundled_by_its_folder_and_scored_elsewhere(world, tmp_path, mo
     assert ended.code == 0, ended.err
     ended = gwsmm("bundle", str(folder), str(tmp_path / "first"))
     assert ended.code == 0, ended.err
-    assert float(re.search(r"at most (\S+)\.\n", ended.out)[1]) <= TOLERANCE
+    assert float(re.search(r"at most (\S+)\.\n", ended.out)[1]) <= GRAPH_TOLERANCE
     moved = Path(shutil.move(tmp_path / "first", tmp_path / "second"))
 
     said = pd.read_parquet(folder / "predictions.parquet")
@@ -438,7 +443,7 @@ def test_a_run_is_bundled_by_its_folder_and_scored_elsewhere(world, tmp_path, mo
         recorded = said.xs(label, level="label").loc[found.index]
         assert list(found[label]) == list(recorded["decision"])
         np.testing.assert_allclose(
-            found[f"{label} probability"], recorded["probability"], rtol=0, atol=TOLERANCE
+            found[f"{label} probability"], recorded["probability"], rtol=0, atol=GRAPH_TOLERANCE
         )
 
     changed = read_json(folder / "results.json") | {"seed": 7}
@@ -592,7 +597,8 @@ def test_a_failure_leaves_nothing(done, tmp_path, monkeypatch, what):
         raise KeyboardInterrupt if what == "stop" else RuntimeError("no more")
 
     if what == "check":
-        monkeypatch.setattr(sealing, "TOLERANCE", -1.0)
+        for name in ("TOLERANCE", "GRAPH_TOLERANCE"):
+            monkeypatch.setattr(sealing, name, -1.0)
     else:
         monkeypatch.setattr(sealing, "card", fail)
     with pytest.raises((InputError, RuntimeError, KeyboardInterrupt)):

@@ -480,7 +480,8 @@ def test_a_failure_leaves_nothing(here, monkeypatch, what):
         raise KeyboardInterrupt if what == "stop" else RuntimeError("no more")
 
     if what == "check":
-        monkeypatch.setattr(sealing, "TOLERANCE", -1.0)
+        for name in ("TOLERANCE", "GRAPH_TOLERANCE"):
+            monkeypatch.setattr(sealing, name, -1.0)
     else:
         monkeypatch.setattr(sealing, "card", fail)
     before = files(Path())
