@@ -29,7 +29,6 @@ from gwsmm.metrics import METRICS, overall
 from gwsmm.pipeline import prepare, run, trained
 from gwsmm.private.pooler import Pooler
 from gwsmm.results import Run
-from gwsmm.store import Store
 from gwsmm.types import InputError
 
 PLANS = {
@@ -236,7 +235,7 @@ def measured(x: Experiment, done: Run) -> Row:
     }
     held = [Tested(validated(each.item), each.after) for each in done.outcomes]
     evaluate = Evaluation(encoder=x.encoder, trainer=x.trainer)
-    made = Store(Path(x.store)).each(evaluate, held, x.execute)
+    made = x.kept.each(evaluate, held, x.execute)
     row["validation_micro_f1"] = overall([load_scores(each)["model"] for each in made]).micro_f1
     return row
 

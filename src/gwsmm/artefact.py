@@ -18,6 +18,21 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 PRIVATE = "private.safetensors"
 DECISION = "decision.json"
+DAMAGED = ".damaged"
+
+
+class Absent(InputError):
+    """A result is read that is not there.
+
+    Attributes:
+        stage: that makes it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.stage = path.parent.name
+        super().__init__(
+            f"{path}: this result is not there any more; run the command again to compute it anew"
+        )
 
 
 @dataclass(frozen=True)
@@ -31,6 +46,7 @@ class Artefact:
         """The path of one file, after its checksum was verified.
 
         Raises:
+            Absent: there is no such result.
             InputError: the file is not what was written; the result is set aside, so that the next
                 run computes it again.
         """
@@ -49,6 +65,8 @@ class Artefact:
 
     @cached_property
     def _sums(self) -> Mapping[str, str]:
+        if not self.path.exists():
+            raise Absent(self.path)
         try:
             sums: dict[str, str] = json.loads((self.path / MANIFEST).read_text())["sha256"]
             if set(sums) <= {path.name for path in self.path.iterdir()}:
@@ -58,7 +76,7 @@ class Artefact:
         raise self._set_aside(self.path)
 
     def _set_aside(self, path: Path) -> InputError:
-        aside = self.path.with_suffix(".damaged")
+        aside = self.path.with_suffix(DAMAGED)
         if self.path.exists():
             shutil.rmtree(aside, ignore_errors=True)
             with suppress(OSError):  # another process that reads it was faster

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from gwsmm.artefact import Artefact, Coded, Kept, Member, Scorer
@@ -19,7 +18,6 @@ from gwsmm.private.nothing import Nothing
 from gwsmm.private.pooler import Pooler
 from gwsmm.private.private import Private, PrivateTrunk
 from gwsmm.rounding import Rounding
-from gwsmm.store import Store
 from gwsmm.types import Plan
 
 log = logging.getLogger(__name__)
@@ -68,7 +66,7 @@ class Assembly:
         private = self.x.private
         if not isinstance(private, PrivateTrunk) or "pretrained" not in private.bases:
             return ()
-        made = self._store.each(Pretrained(encoder=self.x.encoder), [None], self.x.execute)
+        made = self.x.kept.each(Pretrained(encoder=self.x.encoder), [None], self.x.execute)
         return tuple(self._rounded(made))
 
     def _fitted(self, moved: Sequence[Moved]) -> list[Scorer]:
@@ -76,7 +74,7 @@ class Assembly:
         fit = HeadFitting(
             encoder=self.x.encoder, heads=self.x.heads, trainer=self.x.trainer, seed=self.x.seed
         )
-        heads = self._store.each(fit, moved, self.x.execute)
+        heads = self.x.kept.each(fit, moved, self.x.execute)
         scorers = [Scorer(m.trunk, m.pooler, head) for m, head in zip(moved, heads, strict=True)]
         return self._decided([each.member for each in moved], scorers)
 
@@ -90,7 +88,7 @@ class Assembly:
         if not isinstance(private, PrivateTrunk):
             return [on(owner.member, *owner.bases) for owner in owners]
         coding = Coding(encoder=self.x.encoder, private=private, trainer=self.x.trainer)
-        codes = self._store.each(coding, owners, self.x.execute)
+        codes = self.x.kept.each(coding, owners, self.x.execute)
         return [
             on(owner.member, Coded(code, owner.bases, private))
             for owner, code in zip(owners, codes, strict=True)
@@ -115,15 +113,11 @@ class Assembly:
             private=self._shared,
             trainer=self.x.trainer,
         )
-        made = self._store.each(diagnose, self._groups(plan), self.x.execute)
+        made = self.x.kept.each(diagnose, self._groups(plan), self.x.execute)
         found = [load_diagnosis(each) for each in made]
         for warning in (line for each in found for line in each["warnings"]):
             log.warning("%s", warning)
         return found
-
-    @cached_property
-    def _store(self) -> Store:
-        return Store(Path(self.x.store))
 
     @cached_property
     def _own(self) -> dict[str, Artefact]:
@@ -152,7 +146,7 @@ class Assembly:
         """These encoders in the number type in which they are kept."""
         if self.x.numbers == "float32":  # as they are
             return made
-        return self._store.each(Rounding(numbers=self.x.numbers), made, self.x.execute)
+        return self.x.kept.each(Rounding(numbers=self.x.numbers), made, self.x.execute)
 
     def _decided(self, members: Sequence[Member], scorers: Sequence[Scorer]) -> list[Scorer]:
         """These scorers, each with the rule that was fitted to it, if one is."""
@@ -161,7 +155,7 @@ class Assembly:
         pairs = zip(members, scorers, strict=True)
         undecided = [Undecided(member.item, scorer) for member, scorer in pairs]
         decide = Deciding(encoder=self.x.encoder, decision=self.x.decision, trainer=self.x.trainer)
-        rules = self._store.each(decide, undecided, self.x.execute)
+        rules = self.x.kept.each(decide, undecided, self.x.execute)
         return [replace(each, decision=rule) for each, rule in zip(scorers, rules, strict=True)]
 
     def _owners(self, groups: Sequence[Group]) -> list[Owner]:
@@ -179,7 +173,7 @@ class Assembly:
             if isinstance(x.merge, LearnedMerge)
             else Merging(encoder=x.encoder, merge=x.merge, private=self._shared)
         )
-        made = self._rounded(self._store.each(merge, groups, x.execute))
+        made = self._rounded(self.x.kept.each(merge, groups, x.execute))
         return [
             (member, trunk)
             for group, trunk in zip(groups, made, strict=True)

@@ -2,13 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from gwsmm.artefact import Member
+from gwsmm.artefact import Artefact, Member
 from gwsmm.distance.pairwise import Distance, Pairwise, load_distances
 from gwsmm.distance.stability import Halving, load_stability
 from gwsmm.distance.subjects import (
@@ -28,15 +24,14 @@ from gwsmm.features import (
     own_responses,
     pretrained_readings,
 )
-from gwsmm.store import Store
 from gwsmm.types import Distances
 
 
 def measured(x: Experiment, members: Sequence[Member]) -> Distances:
     """The distances between all items, and how stable they are."""
     subjects = compared(x, members)
-    found = matrix(x, x.distance, members, subjects)
-    return replace(found, halves=_halves(x, subjects))
+    found, halves = matrix(x, x.distance, members, subjects), halved(x, subjects)
+    return replace(found, halves=load_stability(halves) if halves else None)
 
 
 def matrix(
@@ -46,7 +41,7 @@ def matrix(
     subjects: Sequence[Subject],
 ) -> Distances:
     """A distance between all items, each given as what the distance compares."""
-    made = Store(Path(x.store)).once(Pairwise(distance=distance), subjects, x.execute)
+    made = x.kept.once(Pairwise(distance=distance), subjects, x.execute)
     names = [member.item.name for member in members]
     return load_distances(names, made, distance)
 
@@ -81,15 +76,15 @@ def clouds(x: Experiment, readings: Sequence[Reading], members: Sequence[Member]
     extract = Extraction(
         encoder=x.encoder, vector=x.features.vector, layer=x.features.layer, trainer=x.trainer
     )
-    made = Store(Path(x.store)).each(extract, readings, x.execute)
+    made = x.kept.each(extract, readings, x.execute)
     return [CloudOf(member.item.name, each) for member, each in zip(members, made, strict=True)]
 
 
-def _halves(x: Experiment, subjects: Sequence[Subject]) -> NDArray[np.float64] | None:
+def halved(x: Experiment, subjects: Sequence[Subject]) -> Artefact | None:
     """The distances of disjoint samples, where responses are what is compared."""
     clouds = [each for each in subjects if isinstance(each, CloudOf)]
     if not clouds or not x.stability.repeats or len(clouds) < 3:  # two items have one distance
         return None
     alike = x.distance.compares == "common"
     stage = Halving(distance=x.distance, stability=x.stability, alike=alike)
-    return load_stability(Store(Path(x.store)).once(stage, clouds, x.execute))
+    return x.kept.once(stage, clouds, x.execute)

@@ -21,6 +21,10 @@ Result = TypeVar("Result")
 class Execute(Protocol):
     """A way to apply one function to many tasks; results come back in the order of the tasks."""
 
+    @property
+    def workers(self) -> int:
+        """How many tasks run at the same time."""
+
     def map(
         self,
         function: Callable[[Task], Result],
@@ -44,6 +48,11 @@ class Serial:
     """One task after the other, in this process, on `threads` threads."""
 
     threads: Annotated[int, Field(ge=1)]
+
+    @property
+    def workers(self) -> int:
+        """One; see `Execute`."""
+        return 1
 
     def map(
         self,
@@ -82,6 +91,11 @@ class Processes:
     jobs: Annotated[int, Field(ge=1)] | None
     threads: Annotated[int, Field(ge=1)]
 
+    @property
+    def workers(self) -> int:
+        """The worker processes; see `Execute`."""
+        return self.jobs or max(1, _cores() // self.threads)
+
     def map(
         self,
         function: Callable[[Task], Result],
@@ -91,7 +105,7 @@ class Processes:
         inside: Callable[[Task], float] | None = None,
     ) -> list[Result]:
         """Apply `function` to every task; see `Execute`."""
-        jobs = min(self.jobs or max(1, _cores() // self.threads), len(tasks))
+        jobs = min(self.workers, len(tasks))
         if jobs <= 1:
             return Serial(threads=self.threads).map(function, tasks, label=label, inside=inside)
         from joblib import Parallel, delayed, parallel_config

@@ -1,6 +1,8 @@
 """One choice of everything: the root of the configuration."""
 
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Protocol, get_args
 
 from gwsmm.decision.rule import Decision
@@ -18,6 +20,7 @@ from gwsmm.merge.merging import Merge
 from gwsmm.private.private import Private
 from gwsmm.recipe import Finetune, Trainer
 from gwsmm.rounding import Numbers
+from gwsmm.store import Store
 from gwsmm.tracking import Tracker
 from gwsmm.types import InputError, Item
 
@@ -72,3 +75,8 @@ class Experiment:
             )
         if type(self.seed) is not int or not 0 <= self.seed < 2**32:
             raise InputError(f"seed={self.seed!r}: give a whole number from 0 to 2**32 - 1")
+
+    @cached_property
+    def kept(self) -> Store:
+        """The finished results; one store for all that this experiment does."""
+        return Store(Path(self.store))

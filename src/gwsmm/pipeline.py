@@ -3,22 +3,23 @@
 items → finetune → features → distances → plan → merge → heads → decision → evaluate → report
 """
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
-from gwsmm.artefact import Member
+from gwsmm.artefact import Absent, Artefact, Member, Scorer
 from gwsmm.assembly import Assembly
-from gwsmm.comparing import measured
+from gwsmm.comparing import compared, halved, matrix, measured
+from gwsmm.dryrun import DryExperiment, Forecast, unmeasured
 from gwsmm.evaluate import Evaluation, Tested
 from gwsmm.experiment import Experiment
 from gwsmm.features import check_layer
 from gwsmm.finetune import Finetuning
+from gwsmm.grouping.candidates import Asks
 from gwsmm.merge.merging import check_base
 from gwsmm.recipe import check_frozen
 from gwsmm.results import Run, outcome, results
-from gwsmm.store import Store
 from gwsmm.trial import Trial, attempts
-from gwsmm.types import InputError, Item
+from gwsmm.types import InputError, Item, partition
 
 
 def run(x: Experiment, items: Sequence[Item]) -> Run:
@@ -37,9 +38,7 @@ def run(x: Experiment, items: Sequence[Item]) -> Run:
     before = assembly.individual
     after = before | assembly.merged(plan)
 
-    evaluate = Evaluation(encoder=x.encoder, trainer=x.trainer)
-    tested = [Tested(item, by[item.name]) for by in (before, after) for item in items]
-    scored = Store(Path(x.store)).each(evaluate, tested, x.execute)
+    scored = evaluated(x, items, [before, after])
     outcomes = [
         outcome(item, individual, merged, (before[item.name], after[item.name]))
         for item, individual, merged in zip(
@@ -53,8 +52,41 @@ def run(x: Experiment, items: Sequence[Item]) -> Run:
     return Run(outcomes, members, distances, plan, diagnoses, controls, tried, content)
 
 
-def prepare(x: Experiment) -> tuple[Item, ...]:
+def foresee(x: Experiment, items: Sequence[Item]) -> Forecast:
+    """What `run` would compute, as far as that hangs on nothing that is still to be computed."""
+    x, names = DryExperiment.of(x), [item.name for item in items]
+    members = trained(x, items)
+    subjects = compared(x, members)
+    try:
+        distances = matrix(x, x.distance, members, subjects)
+    except Absent as absent:
+        distances = unmeasured(names, absent)
+    halved(x, subjects)
+    assembly = Assembly(x=x, members=members)
+    trial = Trial(assembly=assembly)
+    # While the plan is not known: every item alone, which asks for what all plans ask for.
+    plan, waits = partition([[name] for name in names], names, "none"), None
+    try:
+        if _is_open(x, items):
+            waits = "the language model's answer"
+        else:
+            plan = x.grouping(distances, trial)
+    except Absent as absent:
+        waits = absent.stage
+    with suppress(Absent):  # asked for before anything of it is read, as in `attempts`
+        assembly.diagnosed(plan)
+    evaluated(x, items, [assembly.individual, assembly.individual | assembly.merged(plan)])
+    with suppress(Absent):
+        attempts(trial, x.evidence(plan, names).groups, items)
+    return Forecast(list(x.kept.asked.values()), waits)
+
+
+def prepare(x: Experiment, *, ask: bool = True) -> tuple[Item, ...]:
     """Read the items, and refuse before any work what can be seen to fail.
+
+    Args:
+        x: the choices.
+        ask: whether a grouping may ask somebody outside what it was not told yet.
 
     Raises:
         InputError: the input cannot be used.
@@ -66,7 +98,8 @@ def prepare(x: Experiment) -> tuple[Item, ...]:
         raise InputError(
             f"there is only the item {names[0]!r}: nothing can be merged; give two or more"
         )
-    x.grouping.check(items)
+    if ask or not _is_open(x, items):
+        x.grouping.check(items)
     check_base(x.merge, names)
     check_frozen(x.finetune.training, x.encoder, "finetune")
     check_layer(x.features, x.encoder)
@@ -78,5 +111,19 @@ def trained(x: Experiment, items: Sequence[Item]) -> list[Member]:
     """The items with their fine-tuned models, which have not seen a test response."""
     recipe, unseen = x.finetune.on_this_machine(), [item.without_test() for item in items]
     finetune = Finetuning(encoder=x.encoder, recipe=recipe, trainer=x.trainer, seed=x.seed)
-    made = Store(Path(x.store)).each(finetune, unseen, x.execute)
+    made = x.kept.each(finetune, unseen, x.execute)
     return [Member(item, each) for item, each in zip(unseen, made, strict=True)]
+
+
+def evaluated(
+    x: Experiment, items: Sequence[Item], scorers: Sequence[Mapping[str, Scorer]]
+) -> list[Artefact]:
+    """What these do on the test responses: all items by the first, then all by the next."""
+    evaluate = Evaluation(encoder=x.encoder, trainer=x.trainer)
+    tested = [Tested(item, by[item.name]) for by in scorers for item in items]
+    return x.kept.each(evaluate, tested, x.execute)
+
+
+def _is_open(x: Experiment, items: Sequence[Item]) -> bool:
+    """Whether the grouping would have to ask somebody outside."""
+    return isinstance(x.grouping, Asks) and x.grouping.open(items)

@@ -26,6 +26,7 @@ from gwsmm.evaluate import (
 from gwsmm.evidence.control import Attempt, Controls
 from gwsmm.items.ordinal import decode
 from gwsmm.metrics import Calibration, Scores, overall
+from gwsmm.store import Store
 from gwsmm.types import Distances, Item, Plan
 
 if TYPE_CHECKING:
@@ -253,6 +254,14 @@ def evaluations(outcomes: Sequence[Outcome]) -> list[dict[str, str]]:
         {"item": each.item.name} | {by: made.digest for by, made in each.evaluations.items()}
         for each in outcomes
     ]
+
+
+def keys_content(items: Sequence[Item], kept: Store) -> dict[str, object]:
+    """The content of `keys.json`: what the items were, and by stage what was used of the store."""
+    return {
+        "items": {item.name: item.digest for item in items},
+        "stages": {stage: sorted(keys) for stage, keys in kept.used.items()},
+    }
 
 
 def costs(outcomes: Sequence[Outcome]) -> dict[str, dict[str, float] | None]:

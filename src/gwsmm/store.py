@@ -4,7 +4,8 @@ The key of a result is the hash of everything that made it, so a changed setting
 response can never return an old result. A result is a folder; it is written under a temporary name,
 its files are checksummed and the folder is renamed, so a killed program leaves either the whole
 result or none. Beside its files a result says what it was made of and how long that took, and
-`log.jsonl` in the store has a line whenever somebody begins and ends to compute one.
+`log.jsonl` in the store has a line whenever somebody begins and ends to compute one. The time of a
+result's folder is that of its last use.
 """
 
 import json
@@ -13,14 +14,15 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from gwsmm import progress
 from gwsmm.artefact import MANIFEST, Artefact, checksum
@@ -30,6 +32,8 @@ log = logging.getLogger(__name__)
 
 LOG = "log.jsonl"
 ORIGIN = "origin.json"
+PART = ".part"
+LOCK = ".lock"
 
 Subject = TypeVar("Subject")
 Subject_contra = TypeVar("Subject_contra", contravariant=True)
@@ -96,11 +100,29 @@ def key_of(stage: Stage[Subject] | JointStage[Subject], subject: Subject) -> Key
     return Key(sha256(text.encode()).hexdigest()[:32], made_of)
 
 
+@contextmanager
+def claimed(lock: Path) -> Iterator[bool]:
+    """Hold this lock within the block; False: somebody else holds it."""
+    try:
+        held = FileLock(lock).acquire(blocking=False)
+    except Timeout:
+        yield False
+        return
+    with held:
+        yield True
+
+
 @dataclass(frozen=True)
 class Store:
-    """A folder of results, shared by any number of runs and processes."""
+    """A folder of results, shared by any number of runs and processes.
+
+    Attributes:
+        root: the folder.
+        used: by stage the keys of what was asked for through this object.
+    """
 
     root: Path
+    used: dict[str, set[str]] = field(default_factory=dict, compare=False, repr=False)
 
     def each(
         self, stage: Stage[Subject], subjects: Sequence[Subject], execute: Execute
@@ -108,13 +130,11 @@ class Store:
         """The results of `stage` for every subject, computing those that are not there."""
         keys = [key_of(stage, subject) for subject in subjects]
         todo = {key.digest: (key, subject) for key, subject in zip(keys, subjects, strict=True)}
-        missing = [
-            task for digest, task in todo.items() if not self._folder(stage.stage, digest).exists()
-        ]
+        missing = [task for digest, task in todo.items() if not self._use(stage.stage, digest)]
         log.info("%s: %d computed, %d reused", stage.stage, len(missing), len(todo) - len(missing))
         if missing:
             execute.map(
-                _Compute(self, stage),
+                _Compute(replace(self, used={}), stage),
                 missing,
                 label=stage.stage,
                 inside=lambda task: progress.read_fraction(self._part(stage.stage, task[0].digest)),
@@ -124,19 +144,34 @@ class Store:
     def once(self, stage: JointStage[Subject], subject: Subject, execute: Execute) -> Artefact:
         """The result of a stage that spreads its work itself."""
         key = key_of(stage, subject)
-        there = self._folder(stage.stage, key.digest).exists()
+        there = self._use(stage.stage, key.digest)
         log.info("%s: %d computed, %d reused", stage.stage, not there, there)
         return self.fetch(stage.stage, key, lambda folder: stage(subject, folder, execute))
 
     def fetch(self, stage: str, key: Key, compute: Callable[[Path], None]) -> Artefact:
         """The result with this key; computed under its lock if it is not there."""
         folder = self._folder(stage, key.digest)
-        if not folder.exists():
+        if not self._use(stage, key.digest):
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder.with_suffix(".lock")):
+            with FileLock(folder.with_suffix(LOCK)):
                 if not folder.exists():
                     self._write(stage, key, compute)
         return Artefact(folder, key.digest)
+
+    def holds(self, stage: str, digest: str) -> bool:
+        """Whether the result with this key is there; that is no use of it."""
+        return self._folder(stage, digest).exists()
+
+    def _use(self, stage: str, digest: str) -> bool:
+        """Whether the result is there, which from now on was used last at this moment."""
+        self.used.setdefault(stage, set()).add(digest)
+        try:
+            os.utime(self._folder(stage, digest))
+        except FileNotFoundError:
+            return False
+        except OSError:  # it is there, in a store that others may only read
+            return True
+        return True
 
     def _write(self, stage: str, key: Key, compute: Callable[[Path], None]) -> None:
         part, started = self._part(stage, key.digest), time.monotonic()
@@ -174,7 +209,7 @@ class Store:
         return self.root / stage / digest
 
     def _part(self, stage: str, digest: str) -> Path:
-        return self.root / stage / f"{digest}.part"
+        return self.root / stage / f"{digest}{PART}"
 
 
 @dataclass(frozen=True)

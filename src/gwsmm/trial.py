@@ -2,12 +2,11 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gwsmm.artefact import Kept, Scorer, State, load_state
+from gwsmm.artefact import Artefact, Kept, Scorer, State, load_state
 from gwsmm.assembly import Assembly
 from gwsmm.comparing import clouds, matrix
 from gwsmm.distance.cka import Cka
@@ -27,7 +26,6 @@ from gwsmm.evidence.control import Attempt
 from gwsmm.features import Reading, own_readings, own_responses
 from gwsmm.grouping.candidates import Group, Signal
 from gwsmm.metrics import Scores
-from gwsmm.store import Store
 from gwsmm.types import InputError, Item
 
 
@@ -44,11 +42,13 @@ class Trial:
 
     def losses(self, groups: Sequence[Group]) -> list[tuple[float, ...]]:
         """The validation loss of every item of each group; see `Candidates`."""
-        found = self.scored(groups, [validated(item) for item in self.items])
-        return _regrouped(groups, [each.loss for each in found])
+        found = self.evaluated(groups, [validated(item) for item in self.items])
+        return _regrouped(groups, [tried(*each).loss for each in found])
 
-    def scored(self, groups: Sequence[Group], items: Sequence[Item]) -> list["Tried"]:
-        """What becomes of every item of each group, group by group.
+    def evaluated(
+        self, groups: Sequence[Group], items: Sequence[Item]
+    ) -> list[tuple[Item, Artefact]]:
+        """Every item of each group, group by group, with its evaluation, which is not read.
 
         Args:
             groups: to merge; a group of one is the item's own model.
@@ -57,14 +57,15 @@ class Trial:
         x, by_name = self.assembly.x, {item.name: item for item in items}
         tested = [Tested(by_name[name], scorer) for name, scorer in self._scorers(groups)]
         evaluate = Evaluation(encoder=x.encoder, trainer=x.trainer)
-        made = Store(Path(x.store)).each(evaluate, tested, x.execute)
-        return [
-            Tried(load_scores(by)["model"], cross_entropy(each.item, load_predictions(by)))
-            for each, by in zip(tested, made, strict=True)
-        ]
+        made = x.kept.each(evaluate, tested, x.execute)
+        return [(each.item, by) for each, by in zip(tested, made, strict=True)]
 
     def drifts(self, groups: Sequence[Group], signal: Signal) -> list[tuple[float, ...]]:
         """How far the cloud of every item of each group moves; see `Candidates`."""
+        return drifts_of(groups, self.drifted(groups, signal))
+
+    def drifted(self, groups: Sequence[Group], signal: Signal) -> list[Artefact]:
+        """The drifts of the items of all groups of several, one after the other, not read."""
         x, members = self.assembly.x, self.assembly.members
         distance = self._distance(signal)
         own = {e.name: e for e in clouds(x, own_readings(x.features, members), members)}
@@ -76,10 +77,7 @@ class Trial:
         ]
         after = clouds(x, readings, [each.member for each in moved])
         pairs = [Drifted(own[each.name], each) for each in after]
-        made = Store(Path(x.store)).each(Drifting(distance=distance), pairs, x.execute)
-        found = iter([load_drift(each) for each in made])
-        flat = [next(found) if len(group) > 1 else 0.0 for group in groups for _ in group]
-        return _regrouped(groups, flat)
+        return x.kept.each(Drifting(distance=distance), pairs, x.execute)
 
     def cosines(self) -> NDArray[np.float64]:
         """One minus the cosine of every two task vectors; see `Candidates`."""
@@ -116,6 +114,11 @@ class Tried:
     loss: float
 
 
+def tried(item: Item, made: Artefact) -> Tried:
+    """What an evaluation of the item says."""
+    return Tried(load_scores(made)["model"], cross_entropy(item, load_predictions(made)))
+
+
 @dataclass(frozen=True)
 class _Merged:
     """The encoder that an item has after a merge, as something that reads."""
@@ -129,6 +132,13 @@ class _Merged:
 
     def state(self, part: str) -> State:
         return load_state(self.trunk if part == "trunk" else self.pooler, part)
+
+
+def drifts_of(groups: Sequence[Group], made: Iterable[Artefact]) -> list[tuple[float, ...]]:
+    """What `drifted` made, group by group; zero for a group of one."""
+    found = iter([load_drift(each) for each in made])
+    flat = [next(found) if len(group) > 1 else 0.0 for group in groups for _ in group]
+    return _regrouped(groups, flat)
 
 
 def _regrouped(groups: Sequence[Group], flat: Iterable[float]) -> list[tuple[float, ...]]:
@@ -148,24 +158,32 @@ def attempts(trial: Trial, groups: Sequence[Group], items: Sequence[Item]) -> li
     if not groups:
         return []
     every = [*groups, *((item.name,) for item in items)]
-    cka = [value for of in trial.drifts(every, "cka") for value in of]
-    by_distance: Sequence[float | None] = [None] * len(cka)
+    signals: list[Signal] = ["cka"]
     if trial.assembly.x.distance.compares == "clouds":
-        by_distance = [value for of in trial.drifts(every, "distance") for value in of]
-    names = [(group, name) for group in every for name in group]
+        signals.append("distance")
     splits = {"validation": [validated(item) for item in items], "test": items}
+    # all is computed before any of it is read
+    drifted = {signal: trial.drifted(every, signal) for signal in signals}
+    evaluated = {split: trial.evaluated(every, of) for split, of in splits.items()}
+
+    names = [(group, name) for group in every for name in group]
+    drifts = {
+        signal: [value for of in drifts_of(every, made) for value in of]
+        for signal, made in drifted.items()
+    }
+    by_distance: Sequence[float | None] = drifts.get("distance", [None] * len(names))
     return [
         Attempt(
             group=group,
             item=name,
             split=split,
-            scores=tried.scores,
-            loss=tried.loss,
+            scores=found.scores,
+            loss=found.loss,
             drift=drift,
             drift_cka=drift_cka,
         )
-        for split, of in splits.items()
-        for (group, name), tried, drift, drift_cka in zip(
-            names, trial.scored(every, of), by_distance, cka, strict=True
+        for split, made in evaluated.items()
+        for (group, name), found, drift, drift_cka in zip(
+            names, [tried(*each) for each in made], by_distance, drifts["cka"], strict=True
         )
     ]

@@ -21,7 +21,7 @@ from gwsmm.bundle.writing import group_place
 from gwsmm.evaluate import Evaluation, Tested, load_scores, validated
 from gwsmm.experiment import Experiment
 from gwsmm.results import Outcome, Run, outcome
-from gwsmm.store import Key, Store
+from gwsmm.store import Key
 from gwsmm.types import Distances, InputError, Item, Plan
 
 
@@ -127,14 +127,14 @@ def _adopted(old: Old, place: str, x: Experiment) -> Artefact:
             shutil.copyfile(old.file(files[part]), folder / f"{part}.safetensors")
 
     digest = sha256(repr(sorted(sums.items())).encode()).hexdigest()[:32]
-    return Store(Path(x.store)).fetch("adopted", Key(digest), copy)
+    return x.kept.fetch("adopted", Key(digest), copy)
 
 
 def _evaluations(x: Experiment, item: Item, scorers: Sequence[Scorer]) -> list[Artefact]:
     """What each of these does on the item's test responses."""
     evaluate = Evaluation(encoder=x.encoder, trainer=x.trainer)
     tested = [Tested(item, scorer) for scorer in scorers]
-    return Store(Path(x.store)).each(evaluate, tested, x.execute)
+    return x.kept.each(evaluate, tested, x.execute)
 
 
 def _extended(plan: Plan, name: str, group: tuple[str, ...]) -> Plan:

@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gwsmm.cli.composing import rebuild, refuse
 from gwsmm.cli.explain import is_users
-from gwsmm.cli.run import rebuild, refuse
 from gwsmm.types import InputError, Item
 
 if TYPE_CHECKING:

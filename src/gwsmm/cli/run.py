@@ -1,35 +1,38 @@
-"""`gwsmm run`: compose, check, build, run, report."""
+"""`gwsmm run`: compose, check, build, run, report; or say what that would compute."""
 
 import logging
 import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from pydoc import locate
-from typing import TYPE_CHECKING, Any, NoReturn
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import hydra
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from gwsmm.cli.composing import CONF, build, refuse
 from gwsmm.cli.explain import explain, is_users
+from gwsmm.store import claimed
 from gwsmm.types import InputError
 
 if TYPE_CHECKING:
+    from gwsmm.dryrun import Forecast
     from gwsmm.experiment import Experiment
     from gwsmm.types import Item
 
 log = logging.getLogger(__name__)
 
-_PACKAGED = Path(__file__).parents[1] / "conf"
-CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[3] / "conf"
-ALLOWED = ("gwsmm.", "torch.", "pytorch_lightning.", "hydra.", "hydra_plugins.")
+DRY = "--dry-run"
+RUNNING = "run.lock"
+"""Who runs holds it; it is gone when the run has ended, and left behind by one that was killed."""
 _HINTS = (
     "Next: {gwsmm} run grouping.encoders=4              another number of encoders",
     "      {gwsmm} run -m merge=average,ties,published  merges side by side",
@@ -40,20 +43,50 @@ _HINTS = (
 def run_command(arguments: Sequence[str]) -> None:
     """Run the experiment or experiments that the arguments compose; ends with 2 on bad input."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, who say them in one line
-    # Hydra reads flags only before the first override; our users may put them anywhere.
-    flags_first = sorted(arguments, key=lambda given: given not in ("-m", "--multirun"))
-    sys.argv = ["gwsmm run", *flags_first]
+    dry = DRY in arguments
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_job)()
+        if dry:
+            _dry_run([each for each in arguments if each != DRY])
+        else:
+            _hydra(_job, arguments)
     except Exception as error:
         if not is_users(error):
             raise
         refuse(error)
     except KeyboardInterrupt:
-        sys.stderr.write(
-            "gwsmm: stopped; what was finished is kept: the same command goes on from there\n"
-        )
+        kept = "what was finished is kept: the same command goes on from there"
+        sys.stderr.write(f"gwsmm: stopped; {'nothing was computed' if dry else kept}\n")
         raise SystemExit(130) from None
+
+
+def _hydra(job: Callable[[DictConfig], None], arguments: Sequence[str]) -> None:
+    """Let Hydra compose the job or jobs of these arguments and call `job` with each."""
+    # Hydra reads flags only before the first override; our users may put them anywhere.
+    flags_first = sorted(arguments, key=lambda given: given not in ("-m", "--multirun"))
+    sys.argv = ["gwsmm run", *flags_first]
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+
+
+def _dry_run(arguments: Sequence[str]) -> None:
+    """Show what the job or jobs would compute; nothing is left of it."""
+    from gwsmm.cli.forecast import show_forecast
+
+    places = ("hydra.run.dir=", "hydra.sweep.dir=", "hydra.sweep.subdir=", "hydra/launcher=")
+    given = [each for each in arguments if not each.startswith(places)]
+    found: list[Forecast] = []
+    with TemporaryDirectory() as nowhere:
+        here = [f"hydra.run.dir={nowhere}", f"hydra.sweep.dir={nowhere}", "hydra/launcher=basic"]
+        _hydra(lambda cfg: found.append(_foreseen(cfg)), [*given, *here])
+        logging.shutdown()  # closes the log
+    show_forecast(found)
+
+
+def _foreseen(cfg: DictConfig) -> "Forecast":
+    """What one job would compute."""
+    experiment = build(cfg)
+    from gwsmm.pipeline import foresee, prepare
+
+    return foresee(experiment, prepare(experiment, ask=False))
 
 
 def _job(cfg: DictConfig) -> None:
@@ -63,15 +96,36 @@ def _job(cfg: DictConfig) -> None:
         from gwsmm.pipeline import prepare
 
         items = prepare(experiment)
+    except KeyboardInterrupt:
+        _take_back(folder)
+        raise
     except Exception as error:
         if not is_users(error):
             raise
         _take_back(folder)
         refuse(error)
     try:
-        _conduct(cfg, experiment, items, folder)
+        with _logged(folder):
+            _conduct(cfg, experiment, items, folder)
     except InputError as error:
         refuse(error)
+
+
+@contextmanager
+def _logged(folder: Path) -> Iterator[None]:
+    """Let the folder say that the run goes on, and its log how it ended."""
+    log.info("begun")
+    with claimed(folder / RUNNING):
+        try:
+            yield
+        except KeyboardInterrupt:
+            log.info("stopped")
+            raise
+        except BaseException as error:
+            log.info("failed: %s", explain(error, []))
+            raise
+        finally:
+            (folder / RUNNING).unlink(missing_ok=True)
 
 
 def _take_back(folder: Path) -> None:
@@ -93,7 +147,7 @@ def _conduct(
     from gwsmm.bundle.writing import write_bundle
     from gwsmm.pipeline import run
     from gwsmm.report.run import summary, write_report, write_run
-    from gwsmm.results import costs, evaluations, pairs_frame, write_json
+    from gwsmm.results import costs, evaluations, keys_content, pairs_frame, write_json
     from gwsmm.study.conditions import conditions
     from gwsmm.study.reading import read_runs
     from gwsmm.tracked import Finished
@@ -109,6 +163,7 @@ def _conduct(
         "evaluations": evaluations(found.outcomes),
         "scoring": costs(found.outcomes),
     }
+    write_json(folder / "keys.json", keys_content(items, experiment.kept))
     write_json(folder / "run.json", about)
     here = conditions(read_runs([folder]))
     tables = write_report(folder, here)
@@ -161,79 +216,3 @@ class Summary(Callback):
             found = conditions(read_runs([folder]))
             tables = write_report(folder, found)
             summary(folder, found, tables["performance"], _hints())
-
-
-def refuse(error: Exception) -> NoReturn:
-    """Say in one line what the user gave wrong, and end with 2."""
-    sys.stderr.write(f"gwsmm: {explain(error, list(settings()))}\n")
-    raise SystemExit(2) from None
-
-
-def settings() -> Iterator[str]:
-    """Every name that can be set: the groups of `conf`, and the keys of every file in it."""
-    for path in sorted(CONF.rglob("*.yaml")):
-        group = path.relative_to(CONF).parent.as_posix()
-        if group == "experiment":
-            continue
-        prefix = "" if group == "." else f"{group}."
-        if prefix:
-            yield group
-        keys = yaml.safe_load(path.read_text(encoding="utf-8"))  # OmegaConf takes seconds for all
-        yield from (
-            f"{prefix}{key}" for key in _keys(keys) if not key.startswith(("_", "defaults"))
-        )
-
-
-def _keys(node: object, prefix: str = "") -> Iterator[str]:
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield f"{prefix}{key}"
-            yield from _keys(value, f"{prefix}{key}.")
-
-
-def build(cfg: DictConfig) -> "Experiment":
-    """The experiment that a composed configuration describes; imports torch.
-
-    Raises:
-        InputError: a required setting is missing, or a `_target_` is not allowed.
-        InstantiationException: a setting has the wrong type or is out of range.
-    """
-    if missing := sorted(OmegaConf.missing_keys(cfg)):
-        raise InputError(f"{missing[0]}: this setting has no default; give {missing[0]}=VALUE")
-    _check_targets(OmegaConf.to_container(cfg, resolve=True), "")
-    from hydra.utils import instantiate
-
-    experiment: Experiment = instantiate(cfg, _convert_="all")
-    return experiment
-
-
-def rebuild(path: Path) -> "Experiment":
-    """The experiment of the `config.yaml` that a run left; imports torch.
-
-    Raises:
-        InputError: the file cannot be read, or is no composed configuration.
-        InstantiationException: a setting has the wrong type or is out of range.
-    """
-    try:
-        cfg = OmegaConf.load(path)
-    except (OSError, yaml.YAMLError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({type(error).__name__})") from error
-    if not isinstance(cfg, DictConfig) or "_target_" not in cfg:
-        raise InputError(f"{path} is no configuration of a run")
-    return build(cfg)
-
-
-def _check_targets(node: object, where: str) -> None:
-    if isinstance(node, dict):
-        target = str(node.get("_target_", "gwsmm.experiment.Experiment"))
-        # A class only builds; a function, such as torch.load, does something at once.
-        if not (target.startswith(ALLOWED) and isinstance(locate(target), type)):
-            raise InputError(
-                f"{where}_target_={target}: only classes of {', '.join(ALLOWED)} may be named in a "
-                "configuration"
-            )
-        for key, value in node.items():
-            _check_targets(value, f"{where}{key}.")
-    elif isinstance(node, list):
-        for value in node:
-            _check_targets(value, where)

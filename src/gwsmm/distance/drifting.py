@@ -34,6 +34,10 @@ class Drifting:
         both = [self.distance.prepare(each.load()) for each in (subject.before, subject.after)]
         (folder / FILE).write_text(json.dumps(self.distance(*both).value))
 
+    def pairs(self, subject: Drifted) -> int:
+        """One; see `Solves`."""
+        return 1
+
 
 def load_drift(made: Artefact) -> float:
     """What `Drifting` wrote."""

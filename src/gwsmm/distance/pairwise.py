@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import chain, combinations
+from math import comb
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
@@ -101,6 +102,10 @@ class Pairwise:
         else:
             solved |= self._solve(prepared, list(combinations(range(len(prepared)), 2)), execute)
         save_file(_arrays(len(prepared), solved), folder / "distances.safetensors")
+
+    def pairs(self, subject: Sequence[Subject]) -> int:
+        """Unordered pairs of items; see `Solves`."""
+        return comb(len(subject), 2)
 
     def _solve(
         self, prepared: Sequence[object], pairs: Sequence[tuple[int, int]], execute: Execute

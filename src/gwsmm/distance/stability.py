@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass as plain_dataclass
 from itertools import combinations
+from math import comb
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -71,6 +72,10 @@ class Halving:
         values = np.array([pair.value for pair, _ in solved])
         values = values.reshape(self.stability.repeats, 2, -1)
         save_file({"values": values}, folder / "stability.safetensors")
+
+    def pairs(self, subject: Sequence[CloudOf]) -> int:
+        """Those of both halves of every repetition; see `Solves`."""
+        return 2 * self.stability.repeats * comb(len(subject), 2)
 
     def _halves(self, clouds: Sequence[Cloud], random: np.random.Generator) -> list[Cloud]:
         """All items from one half of their responses, then all from the other."""

@@ -56,3 +56,11 @@ class Grouping(Protocol):
 
     def __call__(self, distances: Distances, candidates: Candidates) -> Plan:
         """Partition the items, by their distances or by what candidates are found to do."""
+
+
+@runtime_checkable
+class Asks(Protocol):
+    """A grouping that asks somebody outside in its `check`."""
+
+    def open(self, items: Sequence[Item]) -> bool:
+        """Whether it would ask now; what was answered once is not asked again."""

@@ -72,9 +72,13 @@ class LanguageModel:
 
     def check(self, items: Sequence[Item]) -> None:
         """Read the record, or ask the model if nothing is recorded yet; see `Grouping`."""
-        if self.record is None and not self._file(items).exists():
+        if self.open(items):
             self._ask(items)
         self._plan(items)
+
+    def open(self, items: Sequence[Item]) -> bool:
+        """Whether nothing is recorded yet; see `Asks`."""
+        return self.record is None and not self._file(items).exists()
 
     def __call__(self, distances: Distances, candidates: Candidates) -> Plan:
         """The plan of the record; the distances are not looked at."""

@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from gwsmm.grouping.candidates import Candidates, Grouping
+from gwsmm.grouping.candidates import Asks, Candidates, Grouping
 from gwsmm.grouping.partitions import drawn, sizes_of
 from gwsmm.types import STRICT, Distances, Item, Plan, partition
 
@@ -30,6 +30,10 @@ class Random:
     def check(self, items: Sequence[Item]) -> None:
         """As of the other grouping; see `Grouping`."""
         self.like.check(items)
+
+    def open(self, items: Sequence[Item]) -> bool:
+        """As of the other grouping; see `Asks`."""
+        return isinstance(self.like, Asks) and self.like.open(items)
 
     def __call__(self, distances: Distances, candidates: Candidates) -> Plan:
         """Draw groups of the sizes of the other plan."""

@@ -1,0 +1,126 @@
+"""From what the user types, or a run left, to the experiment that it describes."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from pydoc import locate
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from gwsmm.cli.explain import explain
+from gwsmm.types import InputError
+
+if TYPE_CHECKING:
+    from gwsmm.experiment import Experiment
+    from gwsmm.types import Item
+
+_PACKAGED = Path(__file__).parents[1] / "conf"
+CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[3] / "conf"
+ALLOWED = ("gwsmm.", "torch.", "pytorch_lightning.", "hydra.", "hydra_plugins.")
+
+
+def refuse(error: Exception) -> NoReturn:
+    """Say in one line what the user gave wrong, and end with 2."""
+    sys.stderr.write(f"gwsmm: {explain(error, list(settings()))}\n")
+    raise SystemExit(2) from None
+
+
+def settings() -> Iterator[str]:
+    """Every name that can be set: the groups of `conf`, and the keys of every file in it."""
+    for path in sorted(CONF.rglob("*.yaml")):
+        group = path.relative_to(CONF).parent.as_posix()
+        if group == "experiment":
+            continue
+        prefix = "" if group == "." else f"{group}."
+        if prefix:
+            yield group
+        keys = yaml.safe_load(path.read_text(encoding="utf-8"))  # OmegaConf takes seconds for all
+        yield from (
+            f"{prefix}{key}" for key in _keys(keys) if not key.startswith(("_", "defaults"))
+        )
+
+
+def _keys(node: object, prefix: str = "") -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield f"{prefix}{key}"
+            yield from _keys(value, f"{prefix}{key}.")
+
+
+def build(cfg: DictConfig) -> "Experiment":
+    """The experiment that a composed configuration describes; imports torch.
+
+    Raises:
+        InputError: a required setting is missing, or a `_target_` is not allowed.
+        InstantiationException: a setting has the wrong type or is out of range.
+    """
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise InputError(f"{missing[0]}: this setting has no default; give {missing[0]}=VALUE")
+    _check_targets(OmegaConf.to_container(cfg, resolve=True), "")
+    from hydra.utils import instantiate
+
+    experiment: Experiment = instantiate(cfg, _convert_="all")
+    return experiment
+
+
+def rebuild(path: Path) -> "Experiment":
+    """The experiment of the `config.yaml` that a run left; imports torch.
+
+    Raises:
+        InputError: the file cannot be read, or is no composed configuration.
+        InstantiationException: a setting has the wrong type or is out of range.
+    """
+    try:
+        cfg = OmegaConf.load(path)
+    except (OSError, yaml.YAMLError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({type(error).__name__})") from error
+    if not isinstance(cfg, DictConfig) or "_target_" not in cfg:
+        raise InputError(f"{path} is no configuration of a run")
+    return build(cfg)
+
+
+def composed(overrides: Sequence[str]) -> dict[str, Any]:
+    """The settings that these overrides give now, as the `config.yaml` of a run has them.
+
+    Raises:
+        HydraException, OmegaConfBaseException: they give none any more.
+    """
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", overrides=list(overrides))
+    settings: dict[str, Any] = yaml.safe_load(OmegaConf.to_yaml(cfg, resolve=True))
+    return settings
+
+
+def items_of(settings: Mapping[str, Any]) -> "tuple[Item, ...]":
+    """The items that the `config.yaml` of a run describes, as they are now; imports no torch.
+
+    Raises:
+        InputError: they cannot be read any more.
+        InstantiationException: a setting of theirs is none any more.
+    """
+    from hydra.utils import instantiate
+
+    chosen = {group: settings[group] for group in ("items", "split")}
+    _check_targets(chosen, "")
+    built = instantiate(chosen, _convert_="all")
+    items: tuple[Item, ...] = built["items"](built["split"])
+    return items
+
+
+def _check_targets(node: object, where: str) -> None:
+    if isinstance(node, dict):
+        target = str(node.get("_target_", "gwsmm.experiment.Experiment"))
+        # A class only builds; a function, such as torch.load, does something at once.
+        if not (target.startswith(ALLOWED) and isinstance(locate(target), type)):
+            raise InputError(
+                f"{where}_target_={target}: only classes of {', '.join(ALLOWED)} may be named in a "
+                "configuration"
+            )
+        for key, value in node.items():
+            _check_targets(value, f"{where}{key}.")
+    elif isinstance(node, list):
+        for value in node:
+            _check_targets(value, where)

@@ -1,0 +1,142 @@
+"""An experiment that computes nothing and writes nothing, and notes what it was asked for.
+
+The key of a result is made of the keys of its inputs. So what is not there can be named all the
+same, and only what has to be read cannot be known before it is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import NoReturn, Protocol, Self, TypeVar, cast, runtime_checkable
+
+from gwsmm.artefact import Absent, Artefact
+from gwsmm.execute import Execute
+from gwsmm.experiment import Experiment
+from gwsmm.store import JointStage, Stage, Store, identity, key_of
+from gwsmm.types import Distances, InputError
+
+Subject = TypeVar("Subject")
+Subject_contra = TypeVar("Subject_contra", contravariant=True)
+
+
+@runtime_checkable
+class Solves(Protocol[Subject_contra]):
+    """A stage that solves for distances."""
+
+    def pairs(self, subject: Subject_contra) -> int:
+        """How many pairs are solved for a subject; a distance that screens solves fewer."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A result that an experiment asks for.
+
+    Attributes:
+        store: that is asked.
+        stage: that makes it.
+        settings: identity of the stage.
+        digest: the key.
+        there: whether it need not be computed.
+        pairs: that are solved for it, at most.
+        workers: results of this stage that are computed at the same time.
+    """
+
+    store: Path
+    stage: str
+    settings: object
+    digest: str
+    there: bool
+    pairs: int
+    workers: int
+
+
+@dataclass(frozen=True)
+class DryStore(Store):
+    """A store that gives out what is there, and names what is not.
+
+    Attributes:
+        asked: everything that was asked for, by its folder, in this order.
+    """
+
+    asked: dict[Path, Asked] = field(default_factory=dict, compare=False, repr=False)
+
+    def each(
+        self, stage: Stage[Subject], subjects: Sequence[Subject], execute: Execute
+    ) -> list[Artefact]:
+        """The results of `stage`, there or not; see `Store`."""
+        return [self._ask(stage, subject, execute.workers) for subject in subjects]
+
+    def once(self, stage: JointStage[Subject], subject: Subject, execute: Execute) -> Artefact:
+        """The result of a stage that spreads its work itself, there or not; see `Store`."""
+        return self._ask(stage, subject, 1)
+
+    def _ask(
+        self, stage: Stage[Subject] | JointStage[Subject], subject: Subject, workers: int
+    ) -> Artefact:
+        digest = key_of(stage, subject).digest
+        folder = self._folder(stage.stage, digest)
+        self.asked[folder] = Asked(
+            store=self.root,
+            stage=stage.stage,
+            settings=identity(stage),
+            digest=digest,
+            there=self.holds(stage.stage, digest),
+            pairs=stage.pairs(subject) if isinstance(stage, Solves) else 0,
+            workers=workers,
+        )
+        return _Untouched(folder, digest)
+
+
+class _Untouched(Artefact):
+    """A result that stays where it is, damaged or not."""
+
+    def _set_aside(self, path: Path) -> InputError:
+        return InputError(
+            f"{path}: this is not what was written there (disk fault or edited by hand); a run "
+            "sets the result aside, and computes it anew when it is started once more"
+        )
+
+
+class DryExperiment(Experiment):
+    """The same choices over a `DryStore`."""
+
+    @classmethod
+    def of(cls, x: Experiment) -> Self:
+        """This experiment, to be asked what it would compute."""
+        return cls(**{each.name: getattr(x, each.name) for each in fields(x)})
+
+    @cached_property
+    def kept(self) -> DryStore:
+        """Computes nothing; see `Experiment`."""
+        return DryStore(Path(self.store))
+
+
+class _Unmeasured:
+    """Distances of which nothing but the items is known yet."""
+
+    def __init__(self, names: Sequence[str], absent: Absent) -> None:
+        self.names = tuple(names)
+        self._absent = absent
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise self._absent
+
+
+def unmeasured(names: Sequence[str], absent: Absent) -> Distances:
+    """The distances between these items, for who does not look at them; raises `absent` if any."""
+    return cast(Distances, _Unmeasured(names, absent))
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run would ask for.
+
+    Attributes:
+        asked: as far as that can be said.
+        waits: what has to be there before the plan, and what follows from it, is known; None: all
+            is known.
+    """
+
+    asked: Sequence[Asked]
+    waits: str | None
