@@ -5,12 +5,23 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-COMMANDS = ("run", "report", "bundle", "score", "add", "remove")  # each a module beside this one
+COMMANDS = (  # each a module beside this one
+    "run",
+    "status",
+    "clean",
+    "report",
+    "bundle",
+    "score",
+    "add",
+    "remove",
+)
 
 HELP = """\
 gwsmm finds out which scoring models can share one encoder, merges them, and shows what that costs.
 
-usage: gwsmm run [OPTION=VALUE …] [-m] [--cfg job]
+usage: gwsmm run [OPTION=VALUE …] [-m] [--dry-run] [--cfg job]
+       gwsmm status [FOLDER …]
+       gwsmm clean [STORE] [--unreachable] [--older-than AGE] [--dry-run | --yes]
        gwsmm report RUN … [--out DIR]
        gwsmm bundle RUN OUT
        gwsmm score BUNDLE TABLE [--out FILE] [--probabilities]
@@ -21,8 +32,12 @@ usage: gwsmm run [OPTION=VALUE …] [-m] [--cfg job]
   gwsmm run experiment=quickstart       a first look: GW, expert and LLM plans side by side
   gwsmm run items=pasta items.path=DIR  your answers: DIR/<item>_train.csv, DIR/<item>_test.csv
   gwsmm run -m merge=average,ties       every combination, sharing what is computed already
+  gwsmm run --dry-run …                 what that would compute, how long, how much; nothing is done
   gwsmm run --cfg job                   print the composed configuration and stop
   gwsmm run --help                      every option and its choices
+
+  gwsmm status                          how all runs stand, what is kept of them, which are stale
+  gwsmm clean --unreachable             what no run needs any more; --yes removes it
 
   gwsmm report RUN RUN … --out DIR      tables and a page that compare finished runs
   gwsmm bundle outputs/runs/RUN models  what a finished run would deploy, in one folder

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gwsmm.cli.composing import CONF, build, refuse
 from gwsmm.cli.explain import explain, is_users
+from gwsmm.logbook import LOCK
 from gwsmm.store import claimed
 from gwsmm.types import InputError
 
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DRY = "--dry-run"
-RUNNING = "run.lock"
-"""Who runs holds it; it is gone when the run has ended, and left behind by one that was killed."""
 _HINTS = (
     "Next: {gwsmm} run grouping.encoders=4              another number of encoders",
     "      {gwsmm} run -m merge=average,ties,published  merges side by side",
@@ -115,7 +114,7 @@ def _job(cfg: DictConfig) -> None:
 def _logged(folder: Path) -> Iterator[None]:
     """Let the folder say that the run goes on, and its log how it ended."""
     log.info("begun")
-    with claimed(folder / RUNNING):
+    with claimed(folder / LOCK):
         try:
             yield
         except KeyboardInterrupt:
@@ -125,7 +124,7 @@ def _logged(folder: Path) -> Iterator[None]:
             log.info("failed: %s", explain(error, []))
             raise
         finally:
-            (folder / RUNNING).unlink(missing_ok=True)
+            (folder / LOCK).unlink(missing_ok=True)
 
 
 def _take_back(folder: Path) -> None:

@@ -1,0 +1,136 @@
+"""`gwsmm clean`: removes from the store what no run needs."""
+
+import argparse
+import re
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from gwsmm.cleaning import DAY, GOES, Broom, Found
+from gwsmm.cli.parsing import OneLine
+from gwsmm.cli.showing import amount, say, show
+from gwsmm.logbook import Left, run_folders, standing
+from gwsmm.types import InputError
+
+_EPILOG = """\
+What a run under the folders of --runs lists in its keys.json always stays: remove the run's
+folder first if you need neither it nor a bundle of it. A bundle itself needs no store. What was
+used within the last day stays, too, so that a run that goes on, or was stopped, keeps what it has.
+"""
+_UNITS = {"d": DAY, "w": 7 * DAY}
+
+
+def clean_command(arguments: Sequence[str]) -> None:
+    """Show, or remove, what the arguments say; ends with 2 on bad input."""
+    given = _parser().parse_args(arguments)
+    try:
+        _clean(given)
+    except InputError as error:
+        sys.stderr.write(f"gwsmm: {' '.join(str(error).split())}\n")
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("gwsmm: stopped; every result that is still there is whole\n")
+        raise SystemExit(130) from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLine(
+        prog="gwsmm clean",
+        description="Remove from a store what was set aside as damaged and what killed runs left; "
+        "with --unreachable or --older-than also results that no run needs.",
+        epilog=_EPILOG,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "store", type=Path, nargs="?", default=Path("outputs/store"), help="(outputs/store)"
+    )
+    parser.add_argument(
+        "--unreachable",
+        action="store_true",
+        help="results that no run needs and that were not used within the last day",
+    )
+    parser.add_argument(
+        "--older-than",
+        type=_age,
+        metavar="AGE",
+        help="results that no run needs and that were not used for so long, e.g. 30d or 4w",
+    )
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        nargs="+",
+        default=[Path("outputs/runs")],
+        metavar="FOLDER",
+        help="all folders of runs that use this store (outputs/runs)",
+    )
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--dry-run", action="store_true", help="only say what would go (default)")
+    how.add_argument("--yes", action="store_true", help="remove it")
+    return parser
+
+
+def _clean(given: argparse.Namespace) -> None:
+    if not given.store.is_dir():
+        raise InputError(f"{given.store}: there is no such folder here; give the folder of a store")
+    age: float | None = given.older_than or (DAY if given.unreachable else None)
+    broom = Broom(needed=_needed(given.runs) if age else (), age=age)
+    found = list(broom.found(given.store))
+    going = [each for each in found if each.fate in GOES]
+    _show(found)
+    size = amount(sum(each.bytes for each in going))
+    if not given.yes:
+        ask = "nothing was removed: --yes removes it" if going else "nothing to remove"
+        say(f"{len(going)} folders, {size}; {ask}.")
+        return
+    try:
+        removed = [each for each in going if broom.remove(each)]
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be removed: {error.strerror}") from error
+    stayed = f"; {len(going) - len(removed)} in use now stay" if len(removed) < len(going) else ""
+    say(f"Removed {len(removed)} folders, {amount(sum(e.bytes for e in removed))}{stayed}.")
+
+
+def _show(found: Sequence[Found]) -> None:
+    """By stage how many folders there are of each fate, and what is freed."""
+    rows = []
+    for stage in dict.fromkeys(each.stage for each in found):
+        of = [each for each in found if each.stage == stage]
+        number = Counter(each.fate for each in of)
+        freed = sum(each.bytes for each in of if each.fate in GOES)
+        stays = number["used lately"] + number["in work"]
+        counted = [number["unused"], number["left over"], number["damaged"]]
+        rows.append([stage, *map(str, counted), amount(freed), str(number["needed"]), str(stays)])
+    goes = ("unused", "left over", "damaged", "frees")
+    show(("stage", *goes, "needed by runs: stay", "others: stay"), rows)
+
+
+def _needed(folders: Sequence[Path]) -> set[tuple[str, str]]:
+    """(stage, key) of every result that a finished run used.
+
+    Raises:
+        InputError: a folder is not here, or a run does not say what it used.
+    """
+    needed = set[tuple[str, str]]()
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(
+                f"{folder}: there is no such folder here, so that nobody knows what its runs need; "
+                "call this where the runs were started, or give --runs FOLDER"
+            )
+        for run in run_folders(folder):
+            stages = Left(run).stages
+            if not stages and standing(run).state == "finished":
+                raise InputError(
+                    f"{run}: this run has no keys.json that can be read, so that nobody knows what "
+                    "it needs: run it again, which computes nothing anew, and remove this folder"
+                )
+            needed |= {(stage, key) for stage, keys in stages.items() for key in keys}
+    return needed
+
+
+def _age(text: str) -> float:
+    match = re.fullmatch(r"(\d{1,5})([dw])", text)
+    if not match or int(match[1]) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no age; give days or weeks: 1d, 30d, 4w")
+    return int(match[1]) * _UNITS[match[2]]

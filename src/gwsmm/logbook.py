@@ -1,0 +1,124 @@
+"""How a run stands, and what it used, by what it left in its folder."""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from gwsmm.inventory import Kept
+from gwsmm.store import Store, claimed
+
+LOG = "run.log"
+LOCK = "run.lock"
+"""Who runs holds it; it is gone when the run has ended, and left behind by one that was killed."""
+
+State = Literal["finished", "running", "stopped", "failed", "killed"]
+
+_LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d):\d\d,\d+ [A-Z]+ gwsmm\.(\S+): (.*)")
+_STAGE = re.compile(r"(\w+): \d+ computed, \d+ reused")
+_SAYS: dict[str, State] = {
+    "begun": "killed",  # if nothing follows
+    "finished": "finished",
+    "stopped": "stopped",
+    "failed:": "failed",
+}
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a run stands.
+
+    Attributes:
+        state: `stopped`: by the user; `killed`: it ended without a word.
+        at: day and minute of its last word.
+        stage: that it began last; None: none yet.
+        why: of a run that failed.
+    """
+
+    state: State
+    at: str
+    stage: str | None
+    why: str = ""
+
+
+def run_folders(folder: Path) -> list[Path]:
+    """The runs in a folder: itself, the jobs of a multirun, or a folder of both."""
+    found = [path.parent for depth in ("", "*/", "*/*/") for path in folder.glob(depth + LOG)]
+    return sorted(found, key=lambda path: [(len(part), part) if part.isdecimal() else (0, part)
+                                           for part in path.parts])  # fmt: skip
+
+
+def standing(folder: Path) -> Standing:
+    """How the run in a folder stands."""
+    state, at, stage, why = _SAYS["begun"], "", None, ""
+    for line in (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines():
+        if not (match := _LINE.fullmatch(line)):
+            continue
+        at, logger, said = match.groups()
+        if logger == "store" and (begun := _STAGE.fullmatch(said)):
+            stage = begun[1]
+        word, _, rest = said.partition(" ")
+        if logger == "cli.run" and word in _SAYS:
+            state, why = _SAYS[word], rest
+            stage = None if word == "begun" else stage
+    if state == "killed" and (folder / "results.json").exists():
+        stage = "report"
+    if state == "killed" and (folder / LOCK).exists():
+        with claimed(folder / LOCK) as free:
+            state = "killed" if free else "running"
+    return Standing(state, at, stage, why if state == "failed" else "")
+
+
+@dataclass(frozen=True)
+class Left:
+    """The files of a run that say what it was made of; each is empty where it cannot be read."""
+
+    folder: Path
+
+    @cached_property
+    def settings(self) -> Mapping[str, Any]:
+        """The content of `config.yaml`."""
+        return self._read("config.yaml", yaml.safe_load)
+
+    @property
+    def overrides(self) -> list[str] | None:
+        """What was typed; None: that is not known."""
+        found = self._read("run.json", json.loads).get("overrides")
+        return found if isinstance(found, list) else None
+
+    @property
+    def items(self) -> Mapping[str, str]:
+        """By name the digests of the items."""
+        return self._keys.get("items") or {}
+
+    @property
+    def stages(self) -> Mapping[str, Sequence[str]]:
+        """By stage the keys of the results that it used; empty: that is not known."""
+        return self._keys.get("stages") or {}
+
+    @property
+    def store(self) -> Store:
+        """Where these are."""
+        return Store(Path(str(self.settings.get("store"))))
+
+    @property
+    def results(self) -> Iterator[Kept]:
+        """Every result that it used, there or not."""
+        for stage, digests in self.stages.items():
+            yield from (Kept(self.store.root / stage / digest) for digest in digests)
+
+    @cached_property
+    def _keys(self) -> Mapping[str, Any]:
+        return self._read("keys.json", json.loads)
+
+    def _read(self, name: str, parse: Callable[[str], Any]) -> Mapping[str, Any]:
+        try:
+            content = parse((self.folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            return {}
+        return content if isinstance(content, dict) else {}
