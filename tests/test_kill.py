@@ -14,15 +14,16 @@ import pytest
 from little import COMMAND, TINY, TWO, counts, write_items
 
 from gwsmm.cli.main import main
+from gwsmm.logbook import standing
 
 PATIENCE = 120  # seconds
 
 
-def command(arguments: list[str]) -> None:
-    """`gwsmm run …` in a process group of its own, silent."""
+def command(arguments: list[str], said: Path = Path(os.devnull)) -> None:
+    """`gwsmm run …` in a process group of its own, which writes there what it says."""
     os.setsid()
     for stream in (1, 2):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     main(["run", *arguments])
     os._exit(0)  # multiprocessing would wait for joblib's workers, which the interpreter ends
 
@@ -79,8 +80,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Place:
     return place
 
 
-def started(context: ForkServerContext, arguments: list[str]) -> BaseProcess:
-    process = context.Process(target=command, args=(arguments,))
+def started(context: ForkServerContext, arguments: list[str], *said: Path) -> BaseProcess:
+    process = context.Process(target=command, args=(arguments, *said))
     process.start()
     return process
 
@@ -159,3 +160,39 @@ def test_workers_that_outlive_their_process_do_no_harm(processes, undisturbed, d
     assert sum(counts(tmp_path / "after")["finetune"]) == 3
     assert place.results("after") == undisturbed.results("run")
     assert not list(place.store.glob("*/*.part"))
+
+
+@pytest.mark.parametrize(
+    "how", [["execute=serial"], ["execute=processes", "execute.jobs=2"]], ids=lambda how: how[0]
+)
+def test_ctrl_c_ends_the_run_in_one_line_and_leaves_no_process(processes, data, tmp_path, how):
+    """A terminal sends it to the command and to its workers."""
+    place, said = Place(tmp_path, data), tmp_path / "said"
+    process = started(processes, place.arguments("stopped", *how), said)
+    try:
+        wait(lambda: any(place.store.glob("finetune/*.part/progress")), process)
+        os.killpg(process.pid, signal.SIGINT)
+        process.join(PATIENCE)
+        assert process.exitcode == 130, said.read_text()
+        assert said.read_text().splitlines()[-1] == (
+            "gwsmm: stopped; what was finished is kept: the same command goes on from there"
+        )
+        assert "Traceback" not in said.read_text()
+        end = time.monotonic() + 10
+        while is_there(process.pid):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+    finally:
+        if is_there(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
+    found = standing(place.root / "stopped")
+    assert (found.state, found.stage) == ("stopped", "finetune")
+
+
+def is_there(group: int) -> bool:
+    """Whether any process of the group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True

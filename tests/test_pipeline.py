@@ -31,7 +31,7 @@ METRICS = ("micro_f1", "macro_f1", "exact_match", "label_accuracy")
 FILES = {
     "config.yaml", "results.json", "predictions.parquet", "distances.csv", "pairs.csv",
     "halves.csv", "heatmap.png", "items.png", "plan.json", "diagnosis.json", "report.md",
-    "report.html", "tables", "run.json", "run.log",
+    "report.html", "tables", "keys.json", "run.json", "run.log",
 }  # fmt: skip
 
 
@@ -124,6 +124,11 @@ def test_results_hold_what_the_documentation_says(first):
     keys = {re.sub(r"ranks\..*\[", "ranks.<tensor>[", path) for path in paths(seen)}
     assert keys == documented("diagnosis.json")
     assert set(paths(read_json(first / "run.json"))) == documented("run.json")
+    used = read_json(first / "keys.json")
+    assert set(used["items"]) == set(NAMES)
+    assert {stage: len(keys) for stage, keys in used["stages"].items()} == {
+        stage: computed for stage, (computed, _) in counts(first).items()
+    }
     columns = pd.read_parquet(first / "predictions.parquet").columns
     assert set(columns) == documented("predictions.parquet")
 

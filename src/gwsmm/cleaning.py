@@ -69,7 +69,7 @@ class Broom:
         """Remove a folder; False: it stays, as somebody has begun to work on it or to use it."""
         path = found.path
         with claimed(path.with_suffix(LOCK)) as free:
-            if not free or not path.exists() or self._asks(path) not in GOES:
+            if not free or not path.exists() or self._of_idle(path) not in GOES:
                 return False
             if found.fate == "unused":
                 part = path.with_suffix(PART)
@@ -84,10 +84,10 @@ class Broom:
             with claimed(lock) as free:
                 if not free:
                     return "in work"
-        return self._asks(path)
+        return self._of_idle(path)
 
-    def _asks(self, path: Path) -> Fate:
-        """The same of a folder on which nobody works."""
+    def _of_idle(self, path: Path) -> Fate:
+        """The fate of a folder on which nobody works."""
         if path.suffix:
             return "damaged" if path.suffix == DAMAGED else "left over"
         if (path.parent.name, path.name) in self.needed:

@@ -243,6 +243,9 @@ def train(
             enable_model_summary=False,
             num_sanity_val_steps=0,
         )
-        lightning.fit(model, data)
+        try:
+            lightning.fit(model, data)
+        except SystemExit:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from None
     model.restore_best()
     return model.curves

@@ -19,8 +19,8 @@ def show_forecast(forecasts: Sequence[Forecast]) -> None:
     pairs = sum(each.pairs for each in stages)
     jobs = f"{len(forecasts)} jobs, what they share counted once: " if len(forecasts) > 1 else ""
     say(
-        f"To do: {jobs}{missing} results, among them {trainings} trainings and {pairs} pairs of "
-        "items. Nothing was computed or written."
+        f"To do: {jobs}{missing} results, among them {trainings} trainings; {pairs} pairs of items "
+        "to solve. Nothing was computed or written."
     )
     for line in (*_waiting(forecasts), *_unknown(stages)):
         say(line)

@@ -64,8 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         sys.stdout.write(f"gwsmm {__version__}\n")
     elif command in COMMANDS:
-        module = import_module(f"gwsmm.cli.{command}")
-        getattr(module, f"{command}_command")(rest)
+        try:
+            module = import_module(f"gwsmm.cli.{command}")
+            getattr(module, f"{command}_command")(rest)
+        except KeyboardInterrupt:  # while its libraries are loaded
+            sys.stderr.write("gwsmm: stopped before anything was done\n")
+            raise SystemExit(130) from None
     else:
         from gwsmm.cli.explain import nearest
 

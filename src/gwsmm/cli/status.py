@@ -47,10 +47,8 @@ def _status(folders: Sequence[Path]) -> None:
         finished = now.state == "finished"
         reasons = list(today.reasons(run)) if finished else []
         where = f" in {now.stage}" if now.stage and not finished else ""
-        stale = ("yes" if reasons else "no") if finished else "–"
-        rows.append(
-            [str(folder), now.state + where, now.at, _kept(run) if finished else "–", stale]
-        )
+        known = [_kept(run), "yes" if reasons else "no"] if finished else ["–", "–"]
+        rows.append([str(folder), now.state + where, now.at, *known])
         notes += [f"{folder} failed: {now.why}"] if now.why else []
         notes += [f"{folder} is stale: {reason}" for reason in reasons]
     show(("run", "state", "when", "store", "stale"), rows, texts=5)

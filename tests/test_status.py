@@ -1,0 +1,370 @@
+"""How runs stand and why they are stale; what is cleaned from a store, and what never is."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from little import TINY, TWO, gwsmm, read_json, write_items
+
+from gwsmm.artefact import Absent, Artefact
+from gwsmm.cleaning import DAY, Broom
+from gwsmm.execute import Serial
+from gwsmm.experiment import Experiment
+from gwsmm.features import Extraction
+from gwsmm.logbook import LOCK, standing
+from gwsmm.staleness import FIRST, changed_settings
+from gwsmm.store import Store, claimed
+from gwsmm.types import InputError
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A stage that writes its subject down."""
+
+    stage: ClassVar[str] = "copy"
+    version: ClassVar[int] = 1
+
+    def __call__(self, subject: object, folder: Path) -> None:
+        (folder / "value.txt").write_text(f"{subject}")
+
+
+def filled(root: Path, *subjects: str) -> list[Artefact]:
+    return Store(root).each(Copy(), subjects, Serial(threads=1))
+
+
+def aged(path: Path, days: float) -> None:
+    then = time.time() - days * DAY
+    os.utime(path, (then, then))
+
+
+# How a run stands
+
+
+def log(folder: Path, *said: str) -> Path:
+    """The log of a run that said this."""
+    lines = [f"2026-01-02 03:04:05,678 INFO gwsmm.{each}" for each in said]
+    (folder / "run.log").write_text("\n".join([*lines, "what belongs to no line", ""]))
+    return folder
+
+
+BEGUN = ("cli.run: begun", "store: finetune: 3 computed, 0 reused")
+
+
+@pytest.mark.parametrize(
+    ("said", "state", "stage", "why"),
+    [
+        ([*BEGUN, "cli.run: stopped"], "stopped", "finetune", ""),
+        ([*BEGUN, "cli.run: failed: a reason: here"], "failed", "finetune", "a reason: here"),
+        ([*BEGUN, "cli.run: finished in 3 s: runs/x"], "finished", "finetune", ""),
+        (BEGUN, "killed", "finetune", ""),
+        ([*BEGUN, "cli.run: stopped", *BEGUN], "killed", "finetune", ""),
+        ([*BEGUN, "cli.run: stopped", BEGUN[0]], "killed", None, ""),
+        ([], "killed", None, ""),
+    ],
+)
+def test_a_log_says_how_its_run_stands(tmp_path, said, state, stage, why):
+    found = standing(log(tmp_path, *said))
+    assert (found.state, found.stage, found.why) == (state, stage, why)
+    assert found.at == ("2026-01-02 03:04" if said else "")
+
+
+def test_a_run_that_goes_on_is_told_from_one_that_was_killed(tmp_path):
+    log(tmp_path, *BEGUN)
+    with claimed(tmp_path / LOCK):
+        assert standing(tmp_path).state == "running"
+    assert (tmp_path / LOCK).exists()
+    assert standing(tmp_path).state == "killed"
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with items, a store and one finished run."""
+    root = tmp_path_factory.mktemp("world")
+    write_items(root / "data", items=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        given = ("items=pasta", "items.path=data", "hydra.run.dir=outputs/runs/run")
+        assert gwsmm("run", *TINY, TWO, *given, "stability.repeats=1").code == 0
+    return root
+
+
+@pytest.fixture
+def here(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same, to be spoiled."""
+    monkeypatch.chdir(shutil.copytree(world, tmp_path / "world", copy_function=shutil.copy2))
+    return tmp_path / "world"
+
+
+RUN = Path("outputs/runs/run")
+
+
+def status(*folders: str) -> tuple[list[str], list[str]]:
+    """The cells of the only run, and the lines below the table."""
+    ended = gwsmm("status", *folders)
+    assert (ended.code, ended.err) == (0, "")
+    lines = [line.strip() for line in ended.out.splitlines() if line.strip()]
+    (row,) = [line for line in lines if re.match(rf"{RUN}\s+\w+  ", line)]
+    return re.split(r"\s{2,}", row)[1:], lines[lines.index(row) + 1 :]
+
+
+def used() -> list[Path]:
+    stages = read_json(RUN / "keys.json")["stages"]
+    return [Path("outputs/store", stage, key) for stage, keys in stages.items() for key in keys]
+
+
+def test_a_run_that_would_come_out_the_same_is_not_stale(here):
+    cells, notes = status()
+    assert cells == ["finished", cells[1], f"all {len(used())} there", "no"]
+    assert notes == []
+    assert status(str(RUN))[0] == status("outputs")[0] == cells
+
+
+def test_the_store_of_a_run_is_told(here):
+    one, other = used()[:2]
+    shutil.rmtree(one)
+    other.rename(other.with_suffix(".damaged"))
+    (*_, store, _), _ = status()
+    assert store == f"2 of {len(used())} missing, 1 set aside as damaged"
+    shutil.rmtree("outputs/store")
+    assert status()[0][2] == "outputs/store: not here"
+
+
+def test_changed_settings_data_and_code_are_told_with_what_they_touch(here, monkeypatch):
+    config = RUN / "config.yaml"
+    text = config.read_text()
+    assert "cost: squared_euclidean" in text
+    config.write_text(text.replace("cost: squared_euclidean", "cost: cosine"))
+    path = Path("data/apples_train.csv")
+    path.write_text(path.read_text().replace("frozen", "liquid", 1))
+    monkeypatch.setattr(Extraction, "version", 99)
+    (*_, stale), notes = status()
+    assert stale == "yes"
+    assert [note.removeprefix(f"{RUN} is stale: ") for note in notes] == [
+        "distance.cost changed: cosine → squared_euclidean (touches distances and what follows)",
+        "item apples: responses, ratings or labels changed (touches finetune and what follows)",
+        "Extraction of the stage features changed: version 2 → 99, and with it what follows",
+    ]
+
+
+def test_data_and_settings_that_are_gone_are_told_in_one_line(here):
+    shutil.rmtree("data")
+    about = read_json(RUN / "run.json")
+    about["overrides"].append("merge.densty=1")
+    (RUN / "run.json").write_text(json.dumps(about))
+    (*_, stale), (one, other) = status()
+    assert stale == "yes"
+    assert re.search(r"refused today: merge\.densty.*did you mean merge\.density\?", one)
+    assert re.search(r"items cannot be read today: .*data is no folder", other)
+
+
+def test_runs_that_ended_otherwise_are_told(here):
+    log(RUN, *BEGUN, "cli.run: failed: no space left")
+    cells, notes = status()
+    assert cells == ["failed in finetune", "2026-01-02 03:04", "–", "–"]
+    assert notes == [f"{RUN} failed: no space left"]
+    log(RUN, *BEGUN, "cli.run: stopped")
+    cells, (note,) = status()
+    assert cells[0] == "stopped in finetune"
+    assert "goes on from there" in note
+    ended = gwsmm("status", "nowhere")
+    assert (ended.code, ended.out) == (2, "")
+    assert re.fullmatch(r"gwsmm: nowhere: there is no such folder here; give .*\n", ended.err)
+
+
+def test_status_imports_no_torch(here):
+    code = (
+        "import sys; from gwsmm.cli.main import main; main(['status']); "
+        "assert not {'torch', 'transformers', 'sklearn'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_every_choice_of_an_experiment_touches_known_stages():
+    assert set(FIRST) == {field.name for field in fields(Experiment)}
+
+
+def test_settings_that_come_and_go_are_said():
+    before = {"merge": {"density": 0.1, "old": None}, "name": "a", "evidence": {"seed": 0}}
+    now = {"merge": {"density": 0.1, "new": [1]}, "name": "b", "evidence": {"seed": 1}}
+    assert changed_settings(before, now) == [
+        "merge.old is no setting any more (was null) (touches merge and what follows)",
+        "name changed: a → b (changes no result)",
+        "evidence.seed changed: 0 → 1 (touches evidence)",
+        "merge.new is a new setting: [1] (touches merge and what follows)",
+    ]
+
+
+# Last use
+
+
+def test_the_time_of_a_result_is_that_of_its_last_use(tmp_path):
+    (made,) = filled(tmp_path, "a")
+    aged(made.path, 100)
+    Store(tmp_path).holds("copy", made.digest)
+    assert time.time() - made.path.stat().st_mtime > 99 * DAY
+    filled(tmp_path, "a")
+    assert time.time() - made.path.stat().st_mtime < 60
+
+
+def test_a_result_that_is_gone_is_told_when_it_is_read(tmp_path):
+    (made,) = filled(tmp_path, "a")
+    shutil.rmtree(made.path)
+    with pytest.raises(Absent, match="run the command again") as error:
+        made.file("value.txt")
+    assert error.value.stage == "copy"
+    assert not made.path.with_suffix(".damaged").exists()
+
+
+# Cleaning
+
+
+def fates(root: Path, broom: Broom) -> dict[str, str]:
+    return {each.path.name: each.fate for each in broom.found(root)}
+
+
+def test_only_what_nobody_needs_used_or_works_on_goes(tmp_path):
+    needed, old, lately, held = (each.path for each in filled(tmp_path, *"abcd"))
+    for path in (needed, old, held):
+        aged(path, 3)
+    aged(lately, 1)
+    damaged, part, worked_on = (each.path for each in filled(tmp_path, *"efg"))
+    damaged = damaged.rename(damaged.with_suffix(".damaged"))
+    part = part.rename(part.with_suffix(".part"))
+    working = worked_on.rename(worked_on.with_suffix(".part"))
+    foreign = tmp_path / "copy" / "notes"
+    foreign.mkdir()
+    broom = Broom(needed={("copy", needed.name)}, age=2 * DAY)
+    with claimed(held.with_suffix(".lock")), claimed(worked_on.with_suffix(".lock")):
+        assert fates(tmp_path, broom) == {
+            needed.name: "needed",
+            old.name: "unused",
+            lately.name: "used lately",
+            held.name: "in work",
+            damaged.name: "damaged",
+            part.name: "left over",
+            working.name: "in work",
+        }
+        assert set(fates(tmp_path, Broom(needed=(), age=None)).values()) == {
+            "used lately", "in work", "damaged", "left over",
+        }  # fmt: skip
+        removed = {each.path for each in broom.found(tmp_path) if broom.remove(each)}
+    assert removed == {old, damaged, part}
+    left = {path for path in (tmp_path / "copy").iterdir() if path.suffix != ".lock"}
+    assert left == {needed, lately, held, working, foreign}
+    assert needed.joinpath("value.txt").read_text() == "a"
+
+
+def test_what_is_used_after_it_was_looked_at_stays(tmp_path):
+    used, held = (each.path for each in filled(tmp_path, *"ab"))
+    for path in (used, held):
+        aged(path, 3)
+    broom = Broom(needed=(), age=DAY)
+    found = list(broom.found(tmp_path))
+    assert {each.fate for each in found} == {"unused"}
+    filled(tmp_path, "a")
+    with claimed(held.with_suffix(".lock")):
+        assert [broom.remove(each) for each in found] == [False, False]
+    assert used.exists()
+    assert held.exists()
+
+
+def test_a_cleaning_that_is_killed_leaves_whole_results_and_the_next_goes_on(tmp_path, monkeypatch):
+    paths = [each.path for each in filled(tmp_path, *"abc")]
+    for path in paths:
+        aged(path, 3)
+    broom, real = Broom(needed=(), age=DAY), shutil.rmtree
+
+    def killed(path: Path, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            (path / "value.txt").unlink()
+            raise KeyboardInterrupt
+        real(path, ignore_errors=True)
+
+    first, *others = list(broom.found(tmp_path))
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        broom.remove(first)
+    monkeypatch.undo()
+    assert not first.path.exists()
+    for each in others:
+        assert (each.path / "value.txt").exists()
+    assert fates(tmp_path, Broom(needed=(), age=None))[f"{first.path.name}.part"] == "left over"
+    assert all(broom.remove(each) for each in broom.found(tmp_path))
+    assert all(path.suffix == ".lock" for path in (tmp_path / "copy").iterdir())
+    assert [each.file("value.txt").read_text() for each in filled(tmp_path, *"abc")] == [*"abc"]
+
+
+def test_clean_says_what_goes_and_asks_and_never_takes_what_a_run_needs(here):
+    store = Path("outputs/store")
+    (extra,) = filled(store, "extra")
+    for path in (extra.path, *used()):
+        aged(path, 50)
+    whole = set(store.rglob("*"))
+    said = gwsmm("clean", "--unreachable")
+    assert re.search(r"copy +1 +0 +0 ", said.out)
+    assert re.search(r"1 folders, .* nothing was removed: --yes removes it", said.out)
+    assert gwsmm("clean", "--older-than", "30d", "--dry-run").out == said.out
+    assert "nothing to remove" in gwsmm("clean", "--older-than", "60d").out
+    assert "nothing to remove" in gwsmm("clean").out
+    assert set(store.rglob("*")) == whole
+    assert "Removed 1 folders" in gwsmm("clean", "--unreachable", "--yes").out
+    assert not extra.path.exists()
+    assert status()[0][2] == f"all {len(used())} there"
+
+    shutil.rmtree(RUN)
+    assert gwsmm("clean", "--unreachable", "--yes", "--runs", "outputs/runs").code == 0
+    assert not list(store.glob("*/*/manifest.json"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nowhere"], "nowhere: there is no such folder here"),
+        (["--unreachable", "--runs", "nowhere"], "nobody knows what its runs need"),
+        (["--older-than", "1h"], "'1h' is no age"),
+        (["--older-than", "0d"], "'0d' is no age"),
+        (["--yes", "--dry-run"], "not allowed with"),
+    ],
+)
+def test_clean_is_refused_in_one_line(here, arguments, says):
+    ended = gwsmm("clean", *arguments)
+    assert (ended.code, ended.out) == (2, "")
+    (line,) = ended.err.splitlines()
+    assert says in line
+
+
+def test_clean_is_refused_where_a_run_does_not_say_what_it_needs(here):
+    (RUN / "keys.json").unlink()
+    ended = gwsmm("clean", "--unreachable", "--yes")
+    assert ended.code == 2
+    assert "has no keys.json" in ended.err
+    assert gwsmm("clean").code == 0
+
+
+def test_a_store_that_cannot_be_cleaned_says_so(here, monkeypatch):
+    (extra,) = filled(Path("outputs/store"), "extra")
+    aged(extra.path, 50)
+
+    def refused(self: Broom, found: object) -> bool:
+        raise PermissionError(13, "Permission denied", "outputs/store/copy")
+
+    monkeypatch.setattr(Broom, "remove", refused)
+    ended = gwsmm("clean", "--unreachable", "--yes")
+    assert ended.code == 2
+    assert ended.err == "gwsmm: outputs/store/copy: cannot be removed: Permission denied\n"
+
+
+def test_an_error_of_the_user_is_one_line(tmp_path):
+    assert issubclass(Absent, InputError)
+    assert "\n" not in str(Absent(tmp_path / "stage" / "key"))
