@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -106,11 +106,11 @@ class Left:
         """Where these are."""
         return Store(Path(str(self.settings.get("store"))))
 
-    @property
-    def results(self) -> Iterator[Kept]:
+    @cached_property
+    def results(self) -> Sequence[Kept]:
         """Every result that it used, there or not."""
-        for stage, digests in self.stages.items():
-            yield from (Kept(self.store.root / stage / digest) for digest in digests)
+        root = self.store.root
+        return [Kept(root / stage / key) for stage, keys in self.stages.items() for key in keys]
 
     @cached_property
     def _keys(self) -> Mapping[str, Any]:

@@ -47,7 +47,8 @@ def _status(folders: Sequence[Path]) -> None:
         finished = now.state == "finished"
         reasons = list(today.reasons(run)) if finished else []
         where = f" in {now.stage}" if now.stage and not finished else ""
-        known = [_kept(run), "yes" if reasons else "no"] if finished else ["–", "–"]
+        stale = "yes" if reasons else "no" if _is_told(run) else "unknown"
+        known = [_kept(run), stale] if finished else ["–", "–"]
         rows.append([str(folder), now.state + where, now.at, *known])
         notes += [f"{folder} failed: {now.why}"] if now.why else []
         notes += [f"{folder} is stale: {reason}" for reason in reasons]
@@ -76,13 +77,19 @@ def _kept(run: Left) -> str:
         return "unknown"
     if not run.store.root.is_dir():
         return f"{run.store.root}: not here"
-    used = list(run.results)
+    used = run.results
     gone = [each for each in used if not run.store.holds(each.stage, each.digest)]
     damaged = sum(each.path.with_suffix(DAMAGED).exists() for each in gone)
     if not gone:
         return f"all {len(used)} there"
     aside = f", {damaged} set aside as damaged" if damaged else ""
     return f"{len(gone)} of {len(used)} missing{aside}"
+
+
+def _is_told(run: Left) -> bool:
+    """Whether a result of every stage is left, to say by which code it was made."""
+    told = {each.stage for each in run.results if each.settings is not None}
+    return bool(run.stages) and told == set(run.stages)
 
 
 @dataclass(frozen=True)
