@@ -162,14 +162,14 @@ def test_the_command_says_what_is_to_do_and_leaves_nothing(data, tmp_path, monke
     assert shown["finetune"] == ["0", "3", "0", "unknown", "unknown"]
     assert shown["distances"][:3] == ["0", "1", "3"]
     assert "3 trainings; 9 pairs of items" in ended.out
-    assert "Not known before distances is there: the plan" in ended.out
+    assert "The plan waits for distances; " in ended.out
 
     ended = gwsmm("run", "--dry-run", *given, "-m", "grouping=all,none,linkage", "merge=average")
     assert ended.code == 0, ended.err
     assert rows(ended.out)["finetune"][:2] == ["0", "3"]
     assert rows(ended.out)["merge"][:2] == ["0", "1"]
     assert "3 jobs, what they share counted once" in ended.out
-    assert "the plan of 1 of 3 jobs" in ended.out
+    assert "The plan of 1 of 3 jobs waits for distances; " in ended.out
 
     ended = gwsmm("run", *given, "grouping.encoders=9", "--dry-run")
     assert ended.code == 2

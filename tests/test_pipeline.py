@@ -287,7 +287,7 @@ def test_the_summary_shows_the_table_the_plan_and_where_the_files_are(world, fir
 
 def test_nothing_but_tensors_and_json_is_kept(world, first):
     kept = {path.suffix for path in world.store.rglob("*") if path.is_file()}
-    assert kept == {".safetensors", ".json", ".lock"}
+    assert kept == {".safetensors", ".json", ".jsonl", ".lock"}
 
 
 # What is computed again, and what is not

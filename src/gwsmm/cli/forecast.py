@@ -57,8 +57,8 @@ def _waiting(forecasts: Sequence[Forecast]) -> list[str]:
     waits = [each.waits for each in forecasts if each.waits]
     several = f" of {len(waits)} of {len(forecasts)} jobs" if len(forecasts) > 1 else ""
     return [
-        f"Not known before {what} is there: the plan{several}, and the merges, heads and "
-        "evaluations that follow from it; they come on top."
+        f"The plan{several} waits for {what}; the merges, heads and evaluations that follow from "
+        "it come on top."
         for what in dict.fromkeys(waits)
     ]
 

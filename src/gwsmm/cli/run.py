@@ -81,7 +81,17 @@ def _dry_run(arguments: Sequence[str]) -> None:
 
 
 def _foreseen(cfg: DictConfig) -> "Forecast":
-    """What one job would compute."""
+    """What one job would compute.
+
+    Raises:
+        InputError: what the next job is hangs on what this one finds.
+    """
+    sweeper = HydraConfig.get().sweeper["_target_"]
+    if HydraConfig.get().mode == RunMode.MULTIRUN and not sweeper.endswith(".BasicSweeper"):
+        raise InputError(
+            f"{DRY}: {sweeper} chooses its jobs by what the ones before found, so that nobody "
+            "knows them yet; give the settings of one job, without -m"
+        )
     experiment = build(cfg)
     from gwsmm.pipeline import foresee, prepare
 
@@ -121,7 +131,8 @@ def _logged(folder: Path) -> Iterator[None]:
             log.info("stopped")
             raise
         except BaseException as error:
-            log.info("failed: %s", explain(error, []))
+            # what a fault of this program says may hold a response
+            log.info("failed: %s", explain(error, []) if is_users(error) else type(error).__name__)
             raise
         finally:
             (folder / LOCK).unlink(missing_ok=True)
