@@ -1,5 +1,6 @@
 """`gwsmm run --dry-run`: what the job or jobs would compute, as a table."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from gwsmm.cli.showing import amount, say, show
@@ -54,12 +55,12 @@ def _total(stages: Sequence[Expected]) -> list[str]:
 
 
 def _waiting(forecasts: Sequence[Forecast]) -> list[str]:
-    waits = [each.waits for each in forecasts if each.waits]
-    several = f" of {len(waits)} of {len(forecasts)} jobs" if len(forecasts) > 1 else ""
+    waits = Counter(each.waits for each in forecasts if each.waits)
+    several = len(forecasts) > 1
     return [
-        f"The plan{several} waits for {what}; the merges, heads and evaluations that follow from "
-        "it come on top."
-        for what in dict.fromkeys(waits)
+        f"The plan{f' of {count} of {len(forecasts)} jobs' if several else ''} waits for {what}; "
+        "the merges, heads and evaluations that follow from it come on top."
+        for what, count in waits.items()
     ]
 
 
