@@ -23,6 +23,7 @@ FOUNDATION = (
     "types",
     "artefact",
     "progress",
+    "task",
     "execute",
     "store",
     "encoder",
@@ -171,6 +172,8 @@ def test_a_study_reads_what_runs_left_and_none_of_the_stages():
         ("wandb", {"recording"}),
         ("pytorch_lightning", {"scoring"}),
         ("joblib", {"execute"}),
+        ("distributed", {"cluster.dask"}),
+        ("ray", {"cluster.ray"}),
         ("filelock", {"store"}),
         ("peft", {"lora"}),
         ("onnxruntime", {"bundle.running"}),
@@ -231,7 +234,7 @@ def test_only_the_evaluation_looks_at_test_responses():
 
 def with_required(path: Path) -> dict:
     """The settings of a yaml, with what it leaves to the user filled in."""
-    config = OmegaConf.create({"seed": 0, "it": OmegaConf.load(path)})
+    config = OmegaConf.create({"seed": 0, "store": "store", "it": OmegaConf.load(path)})
     for key in OmegaConf.missing_keys(config):
         OmegaConf.update(config, key, "somewhere")
     return OmegaConf.to_container(config.it, resolve=True)

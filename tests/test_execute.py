@@ -2,9 +2,14 @@
 
 import gc
 import hashlib
+import os
+import signal
+import sys
 import time
+from dataclasses import dataclass
 from os import getpid
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,18 +18,21 @@ from little import CONF
 from omegaconf import OmegaConf
 
 from gwsmm.execute import Execute, Processes, Serial
-from gwsmm.types import InputError
+from gwsmm.task import name_of
+from gwsmm.types import InputError, UnfinishedError
 
 
-def choice(path: Path) -> Execute:
+def choice(path: Path, store: Path) -> Execute:
     """The strategy, with two workers where it has workers, also on a machine of one core."""
     config = OmegaConf.load(path)
-    return instantiate(config, **({"jobs": 2} if "jobs" in config else {}), threads=1)
+    settings = {"jobs": 2, "workers": 2, "threads": 1, "store": str(store)}
+    return instantiate(config, **{name: settings[name] for name in settings if name in config})
 
 
 @pytest.fixture(params=sorted((CONF / "execute").glob("*.yaml")), ids=lambda path: path.stem)
-def execute(request) -> Execute:
-    return choice(request.param)
+def execute(request, tmp_path, monkeypatch) -> Execute:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # for what a worker is to call
+    return choice(request.param, tmp_path / "store")
 
 
 def sleeper(task: tuple[int, float]) -> int:
@@ -82,7 +90,7 @@ def test_a_task_has_as_many_threads_as_were_given_and_the_caller_keeps_its_own(e
 
 
 def test_there_are_workers_only_where_there_is_work_for_two():
-    processes = choice(CONF / "execute" / "processes.yaml")
+    processes = Processes(jobs=2, threads=1)
     assert processes.map(process, [0], label="one") == [getpid()]
     there = processes.map(process, [0, 1, 2, 3], label="four")
     assert getpid() not in there
@@ -105,3 +113,61 @@ def test_what_a_worker_loads_is_not_searched_for_garbage_and_this_process_is_as_
     counts = Processes(jobs=2, threads=1).map(frozen, range(8), label="x")
     assert sum(count > 10_000 for count in counts) >= 6  # all but the first task of each worker
     assert gc.get_freeze_count() == before
+
+
+# Workers and memory that are lost
+
+
+@dataclass(frozen=True)
+class Question:
+    """A subject as the stages have it."""
+
+    name: str
+    flag: str  # there once it was tried; empty: it fails each time
+    way: str
+
+
+def frail(task: Question) -> str:
+    if task.way and not (task.flag and Path(task.flag).exists()):
+        if task.flag:
+            Path(task.flag).touch()
+        if task.way == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if task.way == "memory":
+            raise MemoryError
+        torch.empty(1 << 60)  # more than there is
+    return task.name
+
+
+@pytest.mark.parametrize("way", ["killed", "torch"])
+def test_what_a_lost_worker_had_not_done_is_done_again_one_by_one(tmp_path, caplog, way):
+    tasks = [Question(n, str(tmp_path / n), way if n == "b" else "") for n in "abcd"]
+    assert Processes(jobs=2, threads=1).map(frail, tasks, label="frail") == list("abcd")
+    assert "one at a time" in caplog.text
+
+
+@pytest.mark.parametrize("way", ["killed", "memory"])
+def test_a_task_that_is_lost_again_is_named_in_one_line_that_says_what_to_do(way):
+    tasks = [Question(n, "", way if n == "b" else "") for n in "abcd"]
+    with pytest.raises(UnfinishedError, match=r"^frail of b: .*execute\.jobs=1") as error:
+        Processes(jobs=2, threads=1).map(frail, tasks, label="frail")
+    assert error.value.code == 3
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("way", ["memory", "torch"])
+def test_memory_that_is_wanting_here_is_said_in_one_line(way):
+    with pytest.raises(UnfinishedError, match=r"^frail of x: it ran out of memory"):
+        Serial(threads=1).map(frail, [Question("x", "", way)], label="frail")
+
+
+def test_a_task_is_called_by_the_items_it_is_about(make_item):
+    item, other = make_item("boats"), make_item("apples")
+    member = SimpleNamespace(item=item)
+    assert name_of(item) == name_of(member) == name_of(SimpleNamespace(member=member)) == "boats"
+    assert (
+        name_of(SimpleNamespace(members=(member, SimpleNamespace(item=other)))) == "boats, apples"
+    )
+    assert name_of((("digest", [{"type": "x"}]), item)) == "boats"
+    assert name_of(([(0, 1)], {0: item, 1: other})) == "boats, apples"
+    assert name_of(SimpleNamespace(member=None, texts=("a", "b"))) == name_of(None) == ""

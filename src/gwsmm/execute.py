@@ -1,21 +1,19 @@
 """Where independent tasks run: in this process, or in several."""
 
-import gc
+import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache
-from typing import Annotated, Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Annotated, Protocol
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from gwsmm.progress import bar
+from gwsmm.task import Result, Task, limited_threads, numbered, out_of_memory, unfinished
 from gwsmm.types import STRICT
 
-Task = TypeVar("Task")
-Result = TypeVar("Result")
+log = logging.getLogger(__name__)
 
 
 class Execute(Protocol):
@@ -40,6 +38,9 @@ class Execute(Protocol):
             tasks: picklable.
             label: what the progress bar says.
             inside: the fraction done of a task that is running, from 0 to 1.
+
+        Raises:
+            UnfinishedError: a task ran out of memory, or the workers are lost.
         """
 
 
@@ -71,8 +72,13 @@ class Serial:
 
         with bar(label, len(tasks), done):
             for task in tasks:
-                with limited_threads(self.threads):
-                    results.append(function(task))
+                try:
+                    with limited_threads(self.threads):
+                        results.append(function(task))
+                except (MemoryError, RuntimeError) as error:
+                    if not out_of_memory(error):
+                        raise
+                    raise unfinished(label, task, "it ran out of memory") from error
         return results
 
 
@@ -81,7 +87,8 @@ class Processes:
     """Tasks spread over worker processes of this machine, by joblib.
 
     Two processes of one thread have more throughput than one process of two threads, and with the
-    same number of threads the results are the same, bit for bit, as those of `Serial`.
+    same number of threads the results are the same, bit for bit, as those of `Serial`. If a worker
+    dies or lacks memory, what is not done is tried again, one task at a time in a worker alone.
 
     Attributes:
         jobs: worker processes; None: one for every `threads` cores of this machine.
@@ -94,7 +101,7 @@ class Processes:
     @property
     def workers(self) -> int:
         """The worker processes; see `Execute`."""
-        return self.jobs or max(1, _cores() // self.threads)
+        return self.jobs or max(1, cores() // self.threads)
 
     def map(
         self,
@@ -108,7 +115,7 @@ class Processes:
         jobs = min(self.workers, len(tasks))
         if jobs <= 1:
             return Serial(threads=self.threads).map(function, tasks, label=label, inside=inside)
-        from joblib import Parallel, delayed, parallel_config
+        from joblib.externals.loky.process_executor import TerminatedWorkerError
 
         results: dict[int, Result] = {}
 
@@ -116,10 +123,33 @@ class Processes:
             running = [task for i, task in enumerate(tasks) if i not in results]
             return len(results) + (sum(map(inside, running)) if inside else 0.0)
 
-        call = delayed(_numbered)
+        with bar(label, len(tasks), done):
+            try:
+                self._together(function, tasks, jobs, results)
+            except (TerminatedWorkerError, MemoryError, RuntimeError) as error:
+                if not (isinstance(error, TerminatedWorkerError) or out_of_memory(error)):
+                    raise
+                log.warning(
+                    "%s: a worker died or ran out of memory; the %d tasks that are left are tried "
+                    "again, one at a time",
+                    label,
+                    len(tasks) - len(results),
+                )
+                self._one_by_one(function, tasks, label, results)
+        return [results[i] for i in range(len(tasks))]
+
+    def _together(
+        self,
+        function: Callable[[Task], Result],
+        tasks: Sequence[Task],
+        jobs: int,
+        results: dict[int, Result],
+    ) -> None:
+        from joblib import Parallel, delayed, parallel_config
+
+        call = delayed(numbered)
         with (
             warnings.catch_warnings(),
-            bar(label, len(tasks), done),
             parallel_config(backend="loky", inner_max_num_threads=self.threads),
         ):
             # Where psutil is installed, a worker that grew by loading a model is replaced.
@@ -129,42 +159,32 @@ class Processes:
                 call(function, self.threads, i, task) for i, task in enumerate(tasks)
             ):
                 results[i] = result
-        return [results[i] for i in range(len(tasks))]
+
+    def _one_by_one(
+        self,
+        function: Callable[[Task], Result],
+        tasks: Sequence[Task],
+        label: str,
+        results: dict[int, Result],
+    ) -> None:
+        """What is not done yet, in a process of its own: this one must not be the next to die."""
+        from joblib.externals.loky import ProcessPoolExecutor
+        from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+        with ProcessPoolExecutor(max_workers=1) as worker:
+            for i in [i for i in range(len(tasks)) if i not in results]:
+                try:
+                    call = worker.submit(numbered, function, self.threads, i, tasks[i])
+                    _, results[i] = call.result()
+                except TerminatedWorkerError as error:
+                    what = "its worker was killed, most likely for want of memory"
+                    raise unfinished(label, tasks[i], what) from error
+                except (MemoryError, RuntimeError) as error:
+                    if not out_of_memory(error):
+                        raise
+                    raise unfinished(label, tasks[i], "it ran out of memory") from error
 
 
-def _numbered(
-    function: Callable[[Task], Result], threads: int, i: int, task: Task
-) -> tuple[int, Result]:
-    with limited_threads(threads):
-        result = function(task)
-    _freeze_libraries()
-    return i, result
-
-
-@cache
-def _freeze_libraries() -> None:
-    """Take what a worker has loaded by its first task out of the garbage collector's sight.
-
-    Joblib's workers collect all garbage every second, which with torch loaded takes a tenth of it.
-    """
-    gc.collect()
-    gc.freeze()
-
-
-@contextmanager
-def limited_threads(threads: int) -> Iterator[None]:
-    """Run the block with this many threads in torch and in the linear algebra libraries."""
-    import torch
-    from threadpoolctl import threadpool_limits
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with threadpool_limits(threads):
-            yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _cores() -> int:
+def cores() -> int:
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,14 @@ SplitName = Literal["train", "validation"]
 
 class InputError(Exception):
     """Something that the user gave cannot be used; the message is the one line that is shown."""
+
+    code: ClassVar[int] = 2  # with which the program ends
+
+
+class UnfinishedError(InputError):
+    """Workers or memory were lost; what is finished is kept, and the same command goes on."""
+
+    code: ClassVar[int] = 3
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ ALLOWED = ("gwsmm.", "torch.", "pytorch_lightning.", "hydra.", "hydra_plugins.")
 
 
 def refuse(error: Exception) -> NoReturn:
-    """Say in one line what the user gave wrong, and end with 2."""
+    """Say in one line what went wrong, and end with the code of the error; 2: what the user gave."""
     sys.stderr.write(f"gwsmm: {explain(error, list(settings()))}\n")
-    raise SystemExit(2) from None
+    raise SystemExit(getattr(error, "code", 2)) from None
 
 
 def settings() -> Iterator[str]:

@@ -1,0 +1,1 @@
+"""Where independent tasks run: on the workers of a cluster, of one or many machines."""

@@ -1,0 +1,113 @@
+"""Tasks spread over workers that may stand on other machines, whatever engine leads them.
+
+The engines are asked directly and not through joblib, whose call never returns when Dask's
+scheduler is lost, and which shows no progress under Ray.
+"""
+
+import os
+import socket
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any, Generic, Protocol
+
+from gwsmm.progress import bar
+from gwsmm.task import Result, Task, numbered
+from gwsmm.types import InputError
+
+
+class Engine(Protocol):
+    """What is needed of a cluster."""
+
+    def room(self) -> int:
+        """How many tasks to have there at once."""
+
+    def submit(self, call: Callable[[], Any]) -> Hashable:
+        """Have it called there."""
+
+    def wait(self, calls: Sequence[Any]) -> Hashable:
+        """One of the calls that has ended."""
+
+    def result(self, call: Any, label: str, task: object) -> Any:
+        """What it returned, or raises what it raised."""
+
+    def cancel(self, calls: Sequence[Any]) -> None:
+        """Stop calls that nobody waits for any more."""
+
+
+@dataclass(frozen=True)
+class Visit(Generic[Task, Result]):
+    """A task on a worker that may stand anywhere: it must see what this process sees.
+
+    Attributes:
+        function: of the task.
+        threads: of the task.
+        store: the folder of finished results.
+    """
+
+    function: Callable[[Task], Result]
+    threads: int
+    store: str
+
+    def from_here(self, mark: str) -> Callable[[int, Task], tuple[int, Result]]:
+        """The same from this folder; `mark` is a file that there is in the store for now."""
+        return partial(self._call, str(Path.cwd()), mark)
+
+    def _call(self, folder: str, mark: str, i: int, task: Task) -> tuple[int, Result]:
+        with suppress(OSError):  # where it is not there, an absolute path to the store may be
+            os.chdir(folder)
+        if not (Path(self.store) / mark).exists():
+            raise InputError(
+                f"store={self.store}: the worker on {socket.gethostname()} does not see this "
+                "folder; put it on a file system that all workers share, under the same path"
+            )
+        return numbered(self.function, self.threads, i, task)
+
+
+def spread(
+    engine: Engine,
+    visit: Visit[Task, Result],
+    tasks: Sequence[Task],
+    label: str,
+    inside: Callable[[Task], float] | None,
+) -> list[Result]:
+    """The results in the order of the tasks; no more are handed over than there is room for."""
+    results: dict[int, Result] = {}
+    running: dict[Hashable, int] = {}
+    todo = iter(enumerate(tasks))
+
+    def done() -> float:
+        there = [tasks[i] for i in [*running.values()]]
+        return len(results) + (sum(map(inside, there)) if inside else 0.0)
+
+    Path(visit.store).mkdir(parents=True, exist_ok=True)
+    with (
+        NamedTemporaryFile(dir=visit.store, prefix=".seen-") as mark,
+        bar(label, len(tasks), done),
+    ):
+        call = visit.from_here(Path(mark.name).name)
+        try:
+            while len(results) < len(tasks):
+                for i, task in islice(todo, max(0, engine.room() - len(running))):
+                    running[engine.submit(partial(call, i, task))] = i
+                ended = engine.wait([*running])
+                i = running.pop(ended)
+                results[i] = engine.result(ended, label, tasks[i])[1]
+        finally:
+            engine.cancel([*running])
+    return [results[i] for i in range(len(tasks))]
+
+
+def check_installed(module: str, extra: str) -> None:
+    """Refuse, before any work, an engine that is not installed.
+
+    Raises:
+        InputError: says how to install it.
+    """
+    if find_spec(module) is None:
+        raise InputError(f"execute={extra} needs {module}: pip install 'gwsmm[{extra}]'")
