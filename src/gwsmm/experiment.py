@@ -19,6 +19,7 @@ from gwsmm.merge.learning import LearnedMerge
 from gwsmm.merge.merging import Merge
 from gwsmm.private.private import Private
 from gwsmm.recipe import Finetune, Trainer
+from gwsmm.remote import Remote
 from gwsmm.rounding import Numbers
 from gwsmm.store import Store
 from gwsmm.tracking import Tracker
@@ -40,6 +41,7 @@ class Experiment:
         name: part of the run's folder name.
         seed: of everything that draws; strategies that draw take it from the configuration.
         store: folder of finished results, shared by all runs.
+        remote: an address where other machines find them, too; None: none.
         numbers: in which every encoder is kept and scored, those of one item too; what is compared
             and merged is not rounded before.
     """
@@ -47,6 +49,7 @@ class Experiment:
     name: str
     seed: int
     store: str
+    remote: str | None
     numbers: Numbers
     encoder: Encoder
     items: ItemSource
@@ -66,8 +69,9 @@ class Experiment:
     tracker: Tracker
 
     def __post_init__(self) -> None:
-        for name, value in (("name", self.name), ("store", self.store)):
-            if not isinstance(value, str):
+        texts = {"name": self.name, "store": self.store, "remote": self.remote}
+        for name, value in texts.items():
+            if not (isinstance(value, str) or (name == "remote" and value is None)):
                 raise InputError(f"{name}={value!r}: give a text")
         if self.numbers not in get_args(Numbers):
             raise InputError(
@@ -79,4 +83,5 @@ class Experiment:
     @cached_property
     def kept(self) -> Store:
         """The finished results; one store for all that this experiment does."""
-        return Store(Path(self.store))
+        remote = None if self.remote is None else Remote(self.remote)
+        return Store(Path(self.store), remote)

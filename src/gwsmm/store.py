@@ -15,6 +15,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ from filelock import FileLock, Timeout
 from gwsmm import progress
 from gwsmm.artefact import MANIFEST, Artefact, checksum
 from gwsmm.execute import Execute
+from gwsmm.remote import Remote
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +36,7 @@ LOG = "log.jsonl"
 ORIGIN = "origin.json"
 PART = ".part"
 LOCK = ".lock"
+_DOWNLOADS = 8  # at once
 
 Subject = TypeVar("Subject")
 Subject_contra = TypeVar("Subject_contra", contravariant=True)
@@ -118,10 +121,12 @@ class Store:
 
     Attributes:
         root: the folder.
+        remote: where machines that do not see the folder find its results; None: nowhere.
         used: by stage the keys of what was asked for through this object.
     """
 
     root: Path
+    remote: Remote | None = None
     used: dict[str, set[str]] = field(default_factory=dict, compare=False, repr=False)
 
     def each(
@@ -130,37 +135,76 @@ class Store:
         """The results of `stage` for every subject, computing those that are not there."""
         keys = [key_of(stage, subject) for subject in subjects]
         todo = {key.digest: (key, subject) for key, subject in zip(keys, subjects, strict=True)}
+        self._bring(stage.stage, list(todo))
         missing = [task for digest, task in todo.items() if not self._use(stage.stage, digest)]
         log.info("%s: %d computed, %d reused", stage.stage, len(missing), len(todo) - len(missing))
-        if missing:
-            execute.map(
-                _Compute(replace(self, used={}), stage),
-                missing,
-                label=stage.stage,
-                inside=lambda task: progress.read_fraction(self._part(stage.stage, task[0].digest)),
-            )
+        remote = None if self.remote and self.remote.given_up else self.remote
+        store = replace(self, remote=remote, used={})
+        for patient in (False, True):  # what another run is computing is waited for at the end
+            if missing:
+                done = execute.map(
+                    _Compute(store, stage, patient),
+                    missing,
+                    label=stage.stage,
+                    inside=lambda at: progress.read_fraction(self._part(stage.stage, at[0].digest)),
+                )
+                missing = [task for task, it_is in zip(missing, done, strict=True) if not it_is]
         return [Artefact(self._folder(stage.stage, key.digest), key.digest) for key in keys]
 
     def once(self, stage: JointStage[Subject], subject: Subject, execute: Execute) -> Artefact:
         """The result of a stage that spreads its work itself."""
         key = key_of(stage, subject)
+        self._bring(stage.stage, [key.digest])
         there = self._use(stage.stage, key.digest)
         log.info("%s: %d computed, %d reused", stage.stage, not there, there)
         return self.fetch(stage.stage, key, lambda folder: stage(subject, folder, execute))
 
-    def fetch(self, stage: str, key: Key, compute: Callable[[Path], None]) -> Artefact:
-        """The result with this key; computed under its lock if it is not there."""
+    def fetch(
+        self, stage: str, key: Key, compute: Callable[[Path], None], *, patient: bool = True
+    ) -> Artefact:
+        """The result with this key; computed under its lock if it is not there.
+
+        Raises:
+            TimeoutError: somebody else is computing it, and we are not patient.
+        """
         folder = self._folder(stage, key.digest)
         if not self._use(stage, key.digest):
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder.with_suffix(LOCK)):
-                if not folder.exists():
+            with FileLock(folder.with_suffix(LOCK), blocking=patient):
+                if folder.exists():
+                    pass
+                elif self.remote is None:
                     self._write(stage, key, compute)
+                else:
+                    self.remote.obtain(
+                        f"{stage}/{key.digest}",
+                        self._part(stage, key.digest),
+                        folder,
+                        lambda: self._write(stage, key, compute),
+                        patient=patient,
+                    )
         return Artefact(folder, key.digest)
 
     def holds(self, stage: str, digest: str) -> bool:
         """Whether the result with this key is there; that is no use of it."""
         return self._folder(stage, digest).exists()
+
+    def _bring(self, stage: str, digests: Sequence[str]) -> None:
+        """Download what the remote has of these results, and this folder lacks."""
+        if self.remote is None:
+            return
+        (self.root / stage).mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(_DOWNLOADS) as pool:
+            for _ in pool.map(lambda digest: self._download(stage, digest), digests):
+                pass
+
+    def _download(self, stage: str, digest: str) -> None:
+        folder = self._folder(stage, digest)
+        if self.remote is None or folder.exists():
+            return
+        with claimed(folder.with_suffix(LOCK)) as ours:
+            if ours and not folder.exists():
+                self.remote.download(f"{stage}/{digest}", self._part(stage, digest), folder)
 
     def _use(self, stage: str, digest: str) -> bool:
         """Whether the result is there, which from now on was used last at this moment."""
@@ -218,7 +262,22 @@ class _Compute(Generic[Subject]):
 
     store: Store
     stage: Stage[Subject]
+    patient: bool
 
-    def __call__(self, task: tuple[Key, Subject]) -> None:
+    def __call__(self, task: tuple[Key, Subject]) -> bool:
+        """Whether the result is there now; it is not if somebody else is at it."""
         key, subject = task
-        self.store.fetch(self.stage.stage, key, lambda folder: self.stage(subject, folder))
+        made = False
+
+        def compute(folder: Path) -> None:
+            nonlocal made
+            made = True
+            self.stage(subject, folder)
+
+        try:
+            self.store.fetch(self.stage.stage, key, compute, patient=self.patient)
+        except TimeoutError:
+            if made:  # it is the stage's own
+                raise
+            return False
+        return True

@@ -14,7 +14,7 @@ from gwsmm.types import InputError
 Numbers = NDArray[np.float64]
 Settings = Mapping[str, str]
 
-_NOT_SCIENCE = ("name", "store", "execute", "trainer", "tracker")  # change no result
+_NOT_SCIENCE = ("name", "store", "remote", "execute", "trainer", "tracker")  # change no result
 
 
 @dataclass(frozen=True, eq=False)
