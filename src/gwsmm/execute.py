@@ -185,6 +185,20 @@ class Processes:
                     raise unfinished(label, tasks[i], "it ran out of memory") from error
 
 
+def at_once(function: Callable[[int], Result], n: int) -> list[Result]:
+    """`function` of 0 to n - 1, each in a process of its own, as they may wait for one another."""
+    from concurrent.futures import FIRST_EXCEPTION, wait
+
+    from joblib.externals.loky import get_reusable_executor
+
+    executor = get_reusable_executor(max_workers=n)
+    calls = [executor.submit(function, i) for i in range(n)]
+    ended, waiting = wait(calls, return_when=FIRST_EXCEPTION)
+    if waiting:  # for one that failed
+        executor.shutdown(kill_workers=True)
+    return [call.result() for call in (calls if not waiting else ended)]
+
+
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -97,13 +97,26 @@ class Trainer:
 
     Attributes:
         accelerator: `cpu`, `gpu`, `auto`, ….
-        devices: how many, or `auto`.
-        strategy: `auto`, `ddp`, ….
+        devices: how many of this machine share the batches of one model, or `auto`.
+        strategy: `auto`, `ddp`, …; `ddp` is what `auto` means where there are several devices.
     """
 
     accelerator: str
     devices: Annotated[int, Field(ge=1)] | Literal["auto"]
     strategy: str
+
+    def __post_init__(self) -> None:
+        if self.devices != 1 and not self.strategy.startswith(("auto", "ddp")):
+            raise ValueError(f"strategy={self.strategy} is for one device; give ddp for several")
+
+    @property
+    def processes(self) -> int:
+        """How many train one model, each on a device of its own."""
+        import torch
+
+        if isinstance(self.devices, int):
+            return self.devices
+        return torch.cuda.device_count() if self.device == "cuda" else 1
 
     @property
     def device(self) -> str:

@@ -1,18 +1,24 @@
 """The Lightning module of what is trained, by a loss of its own, and its data module."""
 
 import logging
+import os
+import socket
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, EarlyStopping
+from pytorch_lightning.plugins.environments import ClusterEnvironment, LightningEnvironment
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from gwsmm.execute import at_once
 from gwsmm.network import pad
 from gwsmm.recipe import Recipe, Trainer
 
@@ -21,6 +27,9 @@ Batch = tuple[Tensor, Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Of token ids [b, t], their attention mask [b, t] and targets [b, …]: a scalar, mean over rows."""
 
+Fitted = tuple[list[dict[str, float]], dict[str, Tensor]]
+"""The curves, and the network's state of lowest validation loss."""
+
 _POOL = 20  # batches that are sorted by length together: long enough to fill, short enough to mix
 
 
@@ -28,8 +37,8 @@ class ScoringModel(pl.LightningModule):
     """Trains a network by a `Recipe`, and keeps its curves and its best state.
 
     Args:
-        network: trained in place; `restore_best` gives it the state of lowest validation loss. What
-            is named `head.…` learns at the head's rate.
+        network: trained in place; `best` is its state of lowest validation loss. What is named
+            `head.…` learns at the head's rate.
         loss: looks at a batch through the network.
         recipe: the settings.
         steps: optimiser steps in all if no epoch is saved by early stopping.
@@ -39,7 +48,7 @@ class ScoringModel(pl.LightningModule):
         super().__init__()
         self.network, self.loss, self.recipe, self.steps = network, loss, recipe, steps
         self.curves: list[dict[str, float]] = []
-        self._best: dict[str, Tensor] = {}
+        self.best: dict[str, Tensor] = {}
         self._train_loss = self._train_rows = 0.0
 
     def training_step(self, batch: Batch) -> Tensor:
@@ -55,13 +64,14 @@ class ScoringModel(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Note the epoch's losses, and copy the weights if they are the best so far."""
+        train_loss, train_rows = self._trained()
         loss = float(self.trainer.callback_metrics["validation_loss"])
         if not self.curves or loss < min(epoch["validation_loss"] for epoch in self.curves):
-            self._best = {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()}
+            self.best = {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()}
         self.curves.append(
             {
                 "epoch": len(self.curves) + 1,
-                "train_loss": self._train_loss / max(1.0, self._train_rows),
+                "train_loss": train_loss / max(1.0, train_rows),
                 "validation_loss": loss,
             }
         )
@@ -88,9 +98,13 @@ class ScoringModel(pl.LightningModule):
         if self.recipe.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
 
-    def restore_best(self) -> None:
-        """Give the network the weights of the epoch with the lowest validation loss."""
-        self.network.load_state_dict(self._best)
+    def _trained(self) -> tuple[float, float]:
+        """The sum of the losses of this epoch's rows, and their number, on all devices."""
+        if self.trainer.world_size == 1:
+            return self._train_loss, self._train_rows
+        here = torch.tensor([self._train_loss, self._train_rows], device=self.device)
+        loss, rows = self.trainer.strategy.reduce(here, reduce_op="sum").tolist()
+        return loss, rows
 
     def _rate(self, step: int) -> float:
         warm = self.recipe.warmup * self.steps
@@ -136,8 +150,14 @@ class Data(pl.LightningDataModule):
         )
 
     def train_dataloader(self) -> DataLoader[Row]:
-        """Shuffled batches of (ids [b, t], mask [b, t], targets [b, …])."""
-        return DataLoader(self.train_rows, batch_sampler=self.batches, collate_fn=self._collate)
+        """Shuffled batches of (ids [b, t], mask [b, t], targets [b, …]).
+
+        Several devices see together the batches that one would see alone.
+        """
+        batches: Sampler[list[int]] = self.batches
+        if self.trainer is not None and self.trainer.world_size > 1:
+            batches = _Share(self.batches, self.trainer.global_rank, self.trainer.world_size)
+        return DataLoader(self.train_rows, batch_sampler=batches, collate_fn=self._collate)
 
     def val_dataloader(self) -> DataLoader[Row]:
         """Validation batches, in order."""
@@ -184,6 +204,19 @@ class _Batches(Sampler[list[int]]):
         return torch.randperm(len(values), generator=self.generator).tolist()
 
 
+class _Share(Sampler[list[int]]):
+    """The part of every batch that one of several devices takes; a row at least."""
+
+    def __init__(self, batches: _Batches, rank: int, devices: int) -> None:
+        self.batches, self.rank, self.devices = batches, rank, devices
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (batch[self.rank :: self.devices] or batch[:1] for batch in self.batches)
+
+
 def _cut(values: list[int], size: int) -> list[list[int]]:
     return [values[i : i + size] for i in range(0, len(values), size)]
 
@@ -193,7 +226,7 @@ class _Ticker(Callback):
         self.steps, self.tick = steps, tick
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
-        if trainer.global_step % 5 == 0:
+        if trainer.global_step % 5 == 0 and trainer.is_global_zero:
             self.tick(trainer.global_step / self.steps)
 
 
@@ -221,7 +254,59 @@ def train(
     Returns:
         For each epoch `epoch`, `train_loss` and `validation_loss`.
     """
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    fit = partial(_fit, network, loss, data, recipe, trainer, tick)
+    if trainer.processes == 1:
+        curves, best = fit(None)
+    else:
+        group = _Group(_free_port(), torch.initial_seed(), torch.get_num_threads())
+        curves, best = at_once(partial(_fit_together, fit, group), trainer.processes)[0]
+    network.load_state_dict(best)
+    return curves
+
+
+class _Group(NamedTuple):
+    """What the processes that train one model have in common."""
+
+    port: int
+    seed: int
+    threads: int
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+    return port
+
+
+def _fit_together(
+    fit: Callable[[ClusterEnvironment], Fitted], group: _Group, rank: int
+) -> Fitted | None:
+    """What `fit` finds, in the first of the processes."""
+    here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": group.port, "NODE_RANK": 0}
+    os.environ.update({k: str(v) for k, v in (here | {"LOCAL_RANK": rank}).items()})
+    torch.set_num_threads(group.threads)
+    torch.manual_seed(group.seed + rank)
+    try:
+        found = fit(LightningEnvironment())
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    return found if rank == 0 else None
+
+
+def _fit(  # noqa: PLR0913 - those of `train`
+    network: nn.Module,
+    loss: Loss,
+    data: Data,
+    recipe: Recipe,
+    trainer: Trainer,
+    tick: Callable[[float], None],
+    among: ClusterEnvironment | None,
+) -> Fitted:
+    """Train in this process, alone or `among` others."""
+    for talkative in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(talkative).setLevel(logging.ERROR)
     steps = recipe.epochs * len(data.batches)
     model = ScoringModel(network, loss, recipe, steps)
     with warnings.catch_warnings():
@@ -242,10 +327,11 @@ def train(
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
+            use_distributed_sampler=False,  # `Data` shares the batches
+            plugins=among,
         )
         try:
             lightning.fit(model, data)
         except SystemExit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
-    model.restore_best()
-    return model.curves
+    return model.curves, model.best

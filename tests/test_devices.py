@@ -1,0 +1,76 @@
+"""One model trained on several devices: processes that share every batch, here of the processor."""
+
+import json
+
+import pytest
+from little import gwsmm
+from pydantic import ValidationError
+from safetensors.torch import load_file
+
+from gwsmm.execute import Serial, at_once
+from gwsmm.finetune import Finetuning
+from gwsmm.recipe import Trainer
+from gwsmm.store import LOG, Store
+
+
+def even(rank: int) -> int:
+    if rank == 1:
+        raise ZeroDivisionError
+    return rank
+
+
+def test_if_one_of_several_processes_fails_the_others_are_not_waited_for():
+    with pytest.raises(ZeroDivisionError):
+        at_once(even, 2)
+    assert at_once(abs, 2) == [0, 1]
+
+
+def test_two_devices_train_as_one_does(configured, tiny, make_item, tmp_path):
+    """Dropout draws otherwise; but for that, the batches and the steps are the same."""
+    item = make_item(n=41)  # the last batch has one row
+    recipe = configured("finetune", "finetune.epochs=2", "finetune.batch_size=8").on_this_machine()
+    made = {}
+    for name, devices in {"one": 1, "two": 2, "again": 2}.items():
+        trainer = Trainer(accelerator="cpu", devices=devices, strategy="auto")
+        stage = Finetuning(encoder=tiny, recipe=recipe, trainer=trainer, seed=0)
+        (made[name],) = Store(tmp_path / name).each(stage, [item], Serial(threads=1))
+    one, two = made["one"], made["two"]
+    log = (tmp_path / "two" / LOG).read_text().splitlines()
+    assert [json.loads(line)["event"] for line in log] == ["begun", "done"]
+    assert {path.name for path in one.path.iterdir()} == {path.name for path in two.path.iterdir()}
+    curves = [json.loads(each.file("training.json").read_text())["epochs"] for each in (one, two)]
+    assert [len(each) for each in curves] == [2, 2]
+    for alone, shared in zip(*curves, strict=True):
+        assert shared["train_loss"] == pytest.approx(alone["train_loss"], abs=0.02)
+        assert shared["validation_loss"] == pytest.approx(alone["validation_loss"], abs=0.02)
+    for part in ("trunk", "head"):
+        alone, shared, again = (
+            load_file(each.file(f"{part}.safetensors")) for each in made.values()
+        )
+        start = tiny.network(2).part_state(part) if part == "trunk" else {}
+        assert any((shared[k] != start[k]).any() for k in start) or not start  # it was trained
+        for name in alone:
+            assert (alone[name] - shared[name]).abs().max() < 0.01
+            assert (again[name] == shared[name]).all()
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "deepspeed"])
+def test_a_strategy_that_shares_more_than_batches_is_refused(strategy):
+    with pytest.raises(ValidationError, match="give ddp"):
+        Trainer(accelerator="gpu", devices=2, strategy=strategy)
+    ended = gwsmm("run", "experiment=tiny", "trainer.devices=2", f"trainer.strategy={strategy}")
+    assert ended.code == 2
+    assert "give ddp" in ended.err
+
+
+def test_a_share_of_a_batch_is_a_row_at_least():
+    from gwsmm.scoring import _Batches, _Share
+
+    batches = [list(_Batches([3] * 9, 4, by_length=False, seed=0)) for _ in range(2)]
+    assert batches[0] == batches[1]
+    shares = [
+        list(_Share(_Batches([3] * 9, 4, by_length=False, seed=0), rank, 2)) for rank in (0, 1)
+    ]
+    for batch, *parts in zip(batches[0], *shares, strict=True):
+        assert {row for part in parts for row in part} == set(batch)
+        assert all(parts)
