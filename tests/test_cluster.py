@@ -3,13 +3,15 @@
 What every choice of `execute` promises is in test_execute.py.
 """
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -165,49 +167,140 @@ def test_an_engine_that_is_not_installed_is_one_line(engine, monkeypatch, tmp_pa
 # A cluster that somebody else started
 
 
-@pytest.fixture
-def scheduler(tmp_path) -> Iterator[tuple[str, Callable[..., subprocess.Popen]]]:
-    """A Dask scheduler with no workers yet, and how to start one."""
-    pytest.importorskip("distributed")
-    started = []
+class Cluster:
+    """A Dask scheduler in a process of its own, and workers."""
 
-    def start(*arguments: str) -> subprocess.Popen:
-        command = [sys.executable, "-m", *arguments, "--no-dashboard"]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": tmp_path}
-        started.append(subprocess.Popen(command, start_new_session=True, **quiet))
-        return started[-1]
+    def __init__(
+        self, folder: Path, host: str = "127.0.0.1", *, inside: Sequence[str] = ()
+    ) -> None:
+        self.folder, self.started = folder, []
+        file = folder / "scheduler.json"
+        at = ["--host", host, "--port", "0", "--scheduler-file", str(file)]
+        self.start("distributed.cli.dask_scheduler", *at, inside=inside)
+        wait(file.exists)
+        self.address = json.loads(file.read_text())["address"]
 
-    file = tmp_path / "scheduler.json"
-    scheduler_at = ["--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(file)]
-    start("distributed.cli.dask_scheduler", *scheduler_at)
+    def worker(self, *arguments: str, inside: Sequence[str] = ()) -> None:
+        """In another folder than this process."""
+        common = [self.address, "--death-timeout", "30"]
+        self.start("distributed.cli.dask_worker", *common, *arguments, inside=inside)
+
+    def start(self, *arguments: str, inside: Sequence[str]) -> None:
+        command = [*inside, sys.executable, "-m", *arguments, "--no-dashboard"]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": self.folder}
+        self.started.append(subprocess.Popen(command, start_new_session=True, **quiet))
+
+    def kill(self) -> None:
+        """The scheduler, and then the workers."""
+        while self.started:
+            process = self.started.pop(0)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def wait(until: Callable[[], bool]) -> None:
     end = time.monotonic() + PATIENCE
-    while not file.exists():
+    while not until():
         assert time.monotonic() < end
         time.sleep(0.05)
-    import json
-
-    address = json.loads(file.read_text())["address"]
-    yield address, lambda *more: start("distributed.cli.dask_worker", address, *more)
-    for process in started:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
-def test_a_cluster_of_somebody_else(scheduler, tmp_path):
-    """Its workers stand in another folder; a relative path is one of this process's folder."""
-    address, worker = scheduler
-    worker("--nthreads", "1", "--death-timeout", "20")
-    here = Path.cwd()
-    os.chdir(tmp_path)
-    try:
-        execute = replace(of("dask", Path("store")), address=address)
-        assert execute.map(killed, ["x", "y", "z"], label="x") == ["x", "y", "z"]
-    finally:
-        os.chdir(here)
+@pytest.fixture
+def cluster(tmp_path) -> Iterator[Cluster]:
+    pytest.importorskip("distributed")
+    made = Cluster(tmp_path)
+    yield made
+    made.kill()
 
 
-def test_a_worker_of_several_threads_is_refused(scheduler, tmp_path):
-    address, worker = scheduler
-    worker("--nthreads", "2", "--death-timeout", "20")
+def test_workers_of_a_cluster_understand_a_path_as_this_process_does(
+    cluster, tmp_path, monkeypatch
+):
+    cluster.worker("--nthreads", "1")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    execute = replace(of("dask", Path("store")), address=cluster.address)
+    assert execute.map(killed, ["x", "y", "z"], label="x") == ["x", "y", "z"]
+    assert (tmp_path / "here" / "store").is_dir()
+
+
+def test_a_worker_of_several_threads_is_refused(cluster, tmp_path):
+    cluster.worker("--nthreads", "2")
     with pytest.raises(InputError, match="--nthreads 1"):
-        replace(of("dask", tmp_path), address=address).map(killed, ["x"], label="x")
+        replace(of("dask", tmp_path), address=cluster.address).map(killed, ["x"], label="x")
+
+
+def test_a_scheduler_that_is_lost_ends_in_one_line_and_the_next_one_goes_on(cluster, tmp_path):
+    cluster.worker("--nthreads", "1")
+    execute = replace(of("dask", tmp_path / "store"), address=cluster.address)
+    assert execute.map(killed, ["x"], label="x") == ["x"]
+    threading.Timer(0.5, cluster.kill).start()
+    with pytest.raises(UnfinishedError, match=r"scheduler is gone; what is finished is kept"):
+        execute.map(time.sleep, [3600], label="x")
+    with pytest.raises(InputError, match="no Dask scheduler answers there"):
+        execute.map(killed, ["x"], label="x")
+    after = Cluster(tmp_path / "store")
+    after.worker("--nthreads", "1")
+    try:
+        assert replace(execute, address=after.address).map(killed, ["x"], label="x") == ["x"]
+    finally:
+        after.kill()
+
+
+# Another network
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=10)
+
+
+@pytest.fixture
+def networks() -> Iterator[list[list[str]]]:
+    """How to run something in each of two network namespaces that a cable connects."""
+    names = [f"gwsmm-{os.getpid()}-{i}" for i in (1, 2)]
+    ends = [f"gw{os.getpid() % 10**6}v{i}" for i in (1, 2)]
+    try:
+        try:
+            for name in names:
+                ip("netns", "add", name)
+            ip("link", "add", ends[0], "netns", names[0], "type", "veth", "peer", "name", ends[1],
+               "netns", names[1])  # fmt: skip
+            for i, (name, end) in enumerate(zip(names, ends, strict=True), 1):
+                ip("-n", name, "addr", "add", f"10.123.77.{i}/24", "dev", end)
+                ip("-n", name, "link", "set", end, "up")
+                ip("-n", name, "link", "set", "lo", "up")
+        except (OSError, subprocess.SubprocessError) as error:
+            pytest.skip(f"no network namespaces here ({type(error).__name__})")
+        yield [["ip", "netns", "exec", name] for name in names]
+    finally:
+        for name in names:
+            with suppress(OSError, subprocess.SubprocessError):
+                ip("netns", "del", name)
+
+
+def network(_: int) -> int:
+    return os.stat("/proc/self/ns/net").st_ino  # noqa: PTH116 - of the link's target
+
+
+CLIENT = """
+import sys
+from test_cluster import network
+from gwsmm.cluster.dask import Dask
+execute = Dask(address=sys.argv[1], workers=None, threads=1, store=sys.argv[2])
+print(network(0), *execute.map(network, [1, 2, 3], label="x"))
+"""
+
+
+def test_workers_on_a_machine_of_another_network_share_files_alone(networks, tmp_path):
+    pytest.importorskip("distributed")
+    here, there = networks
+    made = Cluster(tmp_path, "10.123.77.1", inside=here)
+    try:
+        made.worker("--nthreads", "1", inside=there)
+        command = [*here, sys.executable, "-c", CLIENT, made.address, str(tmp_path / "store")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    finally:
+        made.kill()
+    mine, *theirs = done.stdout.split()
+    assert set(theirs) == {theirs[0]} != {mine}
+    assert str(network(0)) not in (mine, *theirs)

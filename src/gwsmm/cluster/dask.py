@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Annotated, Any
 
@@ -12,6 +13,8 @@ from gwsmm.cluster.spreading import Visit, check_installed, spread
 from gwsmm.execute import cores
 from gwsmm.task import Result, Task, out_of_memory, unfinished
 from gwsmm.types import STRICT, InputError, UnfinishedError
+
+log = logging.getLogger(__name__)
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -56,7 +59,13 @@ class _Dask:
         self.client, self.address = client, address
 
     def room(self) -> int:
-        return 2 * max(1, len(self.client.nthreads()))
+        try:
+            workers = len(self.client.nthreads())
+        except OSError as error:
+            raise self._lost() from error
+        if not workers:
+            log.warning("execute.address=%s: waiting for workers", self.address)
+        return 2 * max(1, workers)
 
     def submit(self, call: Callable[[], Any]) -> Hashable:
         future: Hashable = self.client.submit(_in_one_thread, call, pure=False)
@@ -92,6 +101,8 @@ class _Dask:
 
     def _lost(self) -> UnfinishedError:
         _dask_client.cache_clear()
+        with suppress(OSError):
+            self.client.close()
         return UnfinishedError(
             f"execute.address={self.address}: the Dask scheduler is gone; what is finished is "
             "kept: the same command goes on from there"
@@ -125,6 +136,6 @@ def _dask_client(address: str | None, workers: int) -> Any:
         )
         return Client(cluster)
     try:
-        return Client(address)
+        return Client(address, timeout=10)
     except (OSError, ValueError) as error:
         raise InputError(f"execute.address={address}: no Dask scheduler answers there") from error
