@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 LEASE = 60.0  # seconds after which the owner of a lock who gives no sign of life is dead
 _LONGEST = 1 << 20  # bytes of a manifest
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")  # of a file: no folder, and no way up
-_OPTIONS = {
+_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "file": {"auto_mkdir": True},
     "s3": {"config_kwargs": {"connect_timeout": 10, "retries": {"max_attempts": 6}}},
 }
@@ -98,7 +98,7 @@ class Remote:
                 with lease:
                     if not self.download(place, part, folder):
                         compute()
-                        self._tried(lambda: lease.held() and self._upload(place, folder), None)
+                        self._tried(lambda: self._upload(place, folder, lease), None)
                 return
             if not patient:
                 raise TimeoutError(place)
@@ -142,7 +142,9 @@ class Remote:
             shutil.rmtree(part, ignore_errors=True)
         return True
 
-    def _upload(self, place: str, folder: Path) -> None:
+    def _upload(self, place: str, folder: Path, lease: Lease) -> None:
+        if not lease.held():  # somebody took us for dead, and uploads the same
+            return
         fs, root = _opened(self.address)
         for path in sorted(folder.iterdir(), key=lambda path: path.name == MANIFEST):
             fs.put_file(str(path), f"{root}/{place}/{path.name}")
@@ -176,7 +178,7 @@ def _opened(address: str) -> tuple[Any, str]:
     """The file system and the path in it."""
     from fsspec.core import url_to_fs
 
-    options: Mapping[str, Any] = _OPTIONS.get(address.partition("://")[0], {})
+    options = _OPTIONS.get(address.partition("://")[0], {})
     fs, root = url_to_fs(address, use_listings_cache=False, **options)
     return fs, str(root).rstrip("/")
 

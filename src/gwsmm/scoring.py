@@ -1,24 +1,21 @@
 """The Lightning module of what is trained, by a loss of its own, and its data module."""
 
 import logging
-import os
-import socket
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.callbacks import Callback, EarlyStopping
-from pytorch_lightning.plugins.environments import ClusterEnvironment, LightningEnvironment
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from gwsmm.execute import at_once
+from gwsmm.devices import in_several_processes
 from gwsmm.network import pad
 from gwsmm.recipe import Recipe, Trainer
 
@@ -255,44 +252,10 @@ def train(
         For each epoch `epoch`, `train_loss` and `validation_loss`.
     """
     fit = partial(_fit, network, loss, data, recipe, trainer, tick)
-    if trainer.processes == 1:
-        curves, best = fit(None)
-    else:
-        group = _Group(_free_port(), torch.initial_seed(), torch.get_num_threads())
-        curves, best = at_once(partial(_fit_together, fit, group), trainer.processes)[0]
+    n = trainer.processes
+    curves, best = fit(None) if n == 1 else in_several_processes(fit, n)
     network.load_state_dict(best)
     return curves
-
-
-class _Group(NamedTuple):
-    """What the processes that train one model have in common."""
-
-    port: int
-    seed: int
-    threads: int
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-    return port
-
-
-def _fit_together(
-    fit: Callable[[ClusterEnvironment], Fitted], group: _Group, rank: int
-) -> Fitted | None:
-    """What `fit` finds, in the first of the processes."""
-    here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": group.port, "NODE_RANK": 0}
-    os.environ.update({k: str(v) for k, v in (here | {"LOCAL_RANK": rank}).items()})
-    torch.set_num_threads(group.threads)
-    torch.manual_seed(group.seed + rank)
-    try:
-        found = fit(LightningEnvironment())
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-    return found if rank == 0 else None
 
 
 def _fit(  # noqa: PLR0913 - those of `train`
@@ -302,7 +265,7 @@ def _fit(  # noqa: PLR0913 - those of `train`
     recipe: Recipe,
     trainer: Trainer,
     tick: Callable[[float], None],
-    among: ClusterEnvironment | None,
+    among: LightningEnvironment | None,
 ) -> Fitted:
     """Train in this process, alone or `among` others."""
     for talkative in ("pytorch_lightning", "lightning_fabric"):

@@ -112,12 +112,20 @@ def _job(cfg: DictConfig) -> None:
         if not is_users(error):
             raise
         _take_back(folder)
-        refuse(error)
+        _end_job(error)
     try:
         with _logged(folder):
             _conduct(cfg, experiment, items, folder)
     except InputError as error:
+        _end_job(error)
+
+
+def _end_job(error: Exception) -> NoReturn:
+    """Say what went wrong; a job in a process of a launcher leaves that to who launched it."""
+    if HydraConfig.get().runtime.choices["hydra/launcher"] == "basic":
         refuse(error)
+    kind = type(error) if isinstance(error, InputError) else InputError
+    raise kind(explain(error, list(settings()))) from None
 
 
 @contextmanager
