@@ -84,12 +84,9 @@ def hungry(task: object) -> object:
     raise MemoryError
 
 
-def test_a_run_gives_the_results_of_one_process(engine, undisturbed, data, tmp_path):
-    where = [f"execute={engine}", "execute.workers=2"]
-    assert results(tmp_path, data, *where) == undisturbed
-
-
-def test_a_run_of_which_a_worker_is_killed_gives_the_same(engine, undisturbed, data, tmp_path):
+def test_a_run_gives_the_results_of_one_process_although_a_worker_is_killed(
+    engine, undisturbed, data, tmp_path
+):
     """Killed from outside, in the middle of the fine-tuning."""
     store, victims = tmp_path / "store", []
 

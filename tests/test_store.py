@@ -2,6 +2,8 @@
 
 import json
 import multiprocessing
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -9,10 +11,11 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from gwsmm.artefact import Artefact
 from gwsmm.execute import Serial
-from gwsmm.store import LOG, ORIGIN, Key, Store, identity
+from gwsmm.store import LOG, ORIGIN, Key, Store, identity, key_of
 from gwsmm.types import InputError, Item, Label, Responses
 
 HERE = Serial(threads=1)
@@ -277,6 +280,26 @@ def test_a_finished_result_holds_no_trace_of_its_progress(store, log):
         "origin.json",
         "manifest.json",
     }
+
+
+def test_what_another_run_is_computing_is_waited_for_at_the_end(store, log):
+    stage, keys = Copy(log=str(log)), [key_of(Copy(log=str(log)), subject) for subject in "abc"]
+    (store.root / "copy").mkdir(parents=True)
+    held = FileLock(store.root / "copy" / f"{keys[0].digest}.lock", thread_local=False)
+    held.acquire()
+
+    def release() -> None:
+        while times(log) < 2:
+            time.sleep(0.01)
+        held.release()
+
+    other = threading.Thread(target=release, daemon=True)
+    other.start()
+    made = store.each(stage, list("abc"), HERE)
+    other.join(60)
+    assert [each.file("value.txt").read_text() for each in made] == list("abc")
+    order = [keys[i].digest for i in (1, 2, 0)]
+    assert [key for event, key in events(store) if event == "begun"] == order
 
 
 def _fetch(root: Path, log: Path, start: object, done: object) -> None:

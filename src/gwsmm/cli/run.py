@@ -148,7 +148,10 @@ def _logged(folder: Path) -> Iterator[None]:
 
 def _take_back(folder: Path) -> None:
     """Remove what Hydra made for a run that never began, and nothing else that stands there."""
-    logging.shutdown()  # closes the log
+    root = logging.getLogger()
+    for handler in [each for each in root.handlers if isinstance(each, logging.FileHandler)]:
+        root.removeHandler(handler)  # the log is there no more
+        handler.close()
     made = {folder: f"{HydraConfig.get().job.name}.log"}
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         made[folder.parent] = "multirun.yaml"
