@@ -769,7 +769,7 @@ def test_refit_refuses_what_is_out_of_range(wrong):
 def test_a_stage_leaves_no_file_of_its_progress(member, merged):
     for made in (member.made, merged):
         names = {path.stem for path in made.path.iterdir()}
-        assert names <= {*PARTS, "training", "manifest"}
+        assert names <= {*PARTS, "training", "manifest", "origin"}
 
 
 def test_common_responses_are_the_same_for_every_member(make_item, make_member, tiny, tmp_path):
