@@ -52,7 +52,7 @@ def engine(request) -> str:
 
 def of(engine: str, store: Path) -> Dask | Ray:
     """Two workers of this machine, the same for all tests."""
-    common = {"address": None, "workers": 2, "threads": 1, "store": str(store)}
+    common = {"address": None, "jobs": 2, "threads": 1, "store": str(store)}
     return Dask(**common) if engine == "dask" else Ray(**common, gpus=0)
 
 
@@ -102,7 +102,7 @@ def test_a_run_gives_the_results_of_one_process_although_a_worker_is_killed(
 
     thread = threading.Thread(target=kill)
     thread.start()
-    found = results(tmp_path, data, f"execute={engine}", "execute.workers=2")
+    found = results(tmp_path, data, f"execute={engine}", "execute.jobs=2")
     thread.join()
     assert victims
     assert victims[0] != os.getpid()
@@ -283,7 +283,7 @@ CLIENT = """
 import sys
 from test_cluster import network
 from gwsmm.cluster.dask import Dask
-execute = Dask(address=sys.argv[1], workers=None, threads=1, store=sys.argv[2])
+execute = Dask(address=sys.argv[1], jobs=None, threads=1, store=sys.argv[2])
 print(network(0), *execute.map(network, [1, 2, 3], label="x"))
 """
 

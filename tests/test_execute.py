@@ -25,7 +25,7 @@ from gwsmm.types import InputError, UnfinishedError
 def choice(path: Path, store: Path) -> Execute:
     """The strategy, with two workers where it has workers, also on a machine of one core."""
     config = OmegaConf.load(path)
-    settings = {"jobs": 2, "workers": 2, "threads": 1, "store": str(store)}
+    settings = {"jobs": 2, "threads": 1, "store": str(store)}
     return instantiate(config, **{name: settings[name] for name in settings if name in config})
 
 

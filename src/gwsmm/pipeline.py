@@ -92,7 +92,7 @@ def prepare(x: Experiment, *, ask: bool = True) -> tuple[Item, ...]:
         InputError: the input cannot be used.
     """
     x.tracker.check()
-    if x.kept.remote is not None:
+    if ask and x.kept.remote is not None:
         x.kept.remote.check()
     items = x.items(x.split)
     names = [item.name for item in items]

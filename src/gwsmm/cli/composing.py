@@ -23,7 +23,7 @@ ALLOWED = ("gwsmm.", "torch.", "pytorch_lightning.", "hydra.", "hydra_plugins.")
 
 
 def refuse(error: Exception) -> NoReturn:
-    """Say in one line what went wrong, and end with the code of the error; 2: what the user gave."""
+    """Say in one line what went wrong, and end with the error's code; 2: what the user gave."""
     sys.stderr.write(f"gwsmm: {explain(error, list(settings()))}\n")
     raise SystemExit(getattr(error, "code", 2)) from None
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -18,7 +18,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from gwsmm.cli.composing import CONF, build, refuse
+from gwsmm.cli.composing import CONF, build, refuse, settings
 from gwsmm.cli.explain import explain, is_users
 from gwsmm.logbook import LOCK
 from gwsmm.store import claimed

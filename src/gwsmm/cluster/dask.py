@@ -25,18 +25,23 @@ class Dask:
 
     Attributes:
         address: of its scheduler, e.g. `tcp://node1:8786`; None: a cluster of this machine alone.
-        workers: processes of that cluster; None: one for every `threads` cores of this machine.
+        jobs: worker processes of that cluster; None: one for every `threads` cores of this machine.
         threads: of a task.
         store: the folder of finished results, which every worker must see.
     """
 
     address: str | None
-    workers: Count | None
+    jobs: Count | None
     threads: Count
     store: str
 
     def __post_init__(self) -> None:
         check_installed("distributed", "dask")
+
+    @property
+    def workers(self) -> int:
+        """How many tasks run at the same time, as far as it is known here; see `Execute`."""
+        return self.jobs or max(1, cores() // self.threads)
 
     def map(
         self,
@@ -49,8 +54,7 @@ class Dask:
         """Apply `function` to every task; see `Execute`."""
         if not tasks:
             return []
-        workers = self.workers or max(1, cores() // self.threads)
-        engine = _Dask(_dask_client(self.address, workers), self.address)
+        engine = _Dask(_dask_client(self.address, self.workers), self.address)
         return spread(engine, Visit(function, self.threads, self.store), tasks, label, inside)
 
 

@@ -22,20 +22,25 @@ class Ray:
 
     Attributes:
         address: of its head, e.g. `node1:6379`, or `auto`; None: a cluster of this machine alone.
-        workers: tasks at a time on that cluster; None: one for every `threads` cores.
+        jobs: tasks at a time on that cluster; None: one for every `threads` cores.
         threads: of a task, which is given as many cores.
         gpus: that a task is given; a fraction lets several share one.
         store: the folder of finished results, which every worker must see.
     """
 
     address: str | None
-    workers: Count | None
+    jobs: Count | None
     threads: Count
     gpus: Annotated[float, Field(ge=0)]
     store: str
 
     def __post_init__(self) -> None:
         check_installed("ray", "ray")
+
+    @property
+    def workers(self) -> int:
+        """How many tasks run at the same time, as far as it is known here; see `Execute`."""
+        return self.jobs or max(1, cores() // self.threads)
 
     def map(
         self,
@@ -48,7 +53,7 @@ class Ray:
         """Apply `function` to every task; see `Execute`."""
         if not tasks:
             return []
-        _join_ray(self.address, (self.workers or max(1, cores() // self.threads)) * self.threads)
+        _join_ray(self.address, self.workers * self.threads)
         engine = _Ray(self.threads, self.gpus)
         return spread(engine, Visit(function, self.threads, self.store), tasks, label, inside)
 
