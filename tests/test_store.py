@@ -285,16 +285,17 @@ def test_a_finished_result_holds_no_trace_of_its_progress(store, log):
 def test_what_another_run_is_computing_is_waited_for_at_the_end(store, log):
     stage, keys = Copy(log=str(log)), [key_of(Copy(log=str(log)), subject) for subject in "abc"]
     (store.root / "copy").mkdir(parents=True)
-    held = FileLock(store.root / "copy" / f"{keys[0].digest}.lock", thread_local=False)
-    held.acquire()
+    held = threading.Event()
 
-    def release() -> None:
-        while times(log) < 2:
-            time.sleep(0.01)
-        held.release()
+    def compute_for_long() -> None:
+        with FileLock(store.root / "copy" / f"{keys[0].digest}.lock"):
+            held.set()
+            while times(log) < 2:
+                time.sleep(0.01)
 
-    other = threading.Thread(target=release, daemon=True)
+    other = threading.Thread(target=compute_for_long, daemon=True)
     other.start()
+    held.wait(60)
     made = store.each(stage, list("abc"), HERE)
     other.join(60)
     assert [each.file("value.txt").read_text() for each in made] == list("abc")
