@@ -21,11 +21,11 @@ from bench_parts import BENCH, CONF, ROOT, Row, alone, carry_out, configured, wr
 from bench_peers import scoring
 from scipy.stats import t as student
 
-from gwsmm.evaluate import Evaluation, Tested, load_scores, validated
 from gwsmm.experiment import Experiment
+from gwsmm.measuring import measured
 from gwsmm.merge.learning import LearnedMerge, Learning
 from gwsmm.merge.merging import Merging, group_for
-from gwsmm.metrics import METRICS, overall
+from gwsmm.metrics import METRICS
 from gwsmm.pipeline import prepare, run, trained
 from gwsmm.private.pooler import Pooler
 from gwsmm.results import Run
@@ -200,7 +200,7 @@ def scores(
                 continue
             try:
                 one = configured(*common, *setting.overrides)
-                row = measured(one, run(one, items))
+                row = scored(one, run(one, items))
             except InputError as error:
                 print(f"{setting.plan}, {setting.name}: left out: {error}", flush=True)
                 continue
@@ -218,7 +218,7 @@ def scores(
     frontier(found, docs if asked.name == "merge" else BENCH / f"{asked.name}.png")
 
 
-def measured(x: Experiment, done: Run) -> Row:
+def scored(x: Experiment, done: Run) -> Row:
     """The scores of a run on test responses, and the validation score that decides."""
     content = done.results
     row: Row = {}
@@ -233,11 +233,7 @@ def measured(x: Experiment, done: Run) -> Row:
         "saving": storage["factor"],
         "passes": storage["passes_after"],
     }
-    held = [Tested(validated(each.item), each.after) for each in done.outcomes]
-    evaluate = Evaluation(encoder=x.encoder, trainer=x.trainer)
-    made = x.kept.each(evaluate, held, x.execute)
-    row["validation_micro_f1"] = overall([load_scores(each)["model"] for each in made]).micro_f1
-    return row
+    return row | {"validation_micro_f1": measured(x, done).micro_f1}
 
 
 def share(of: list[Row], name: str) -> list[float]:

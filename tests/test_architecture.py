@@ -167,8 +167,9 @@ def test_a_study_reads_what_runs_left_and_none_of_the_stages():
 @pytest.mark.parametrize(
     ("framework", "doors"),
     [
-        ("hydra", {"cli.run", "cli.composing", "cli.explain"}),
-        ("omegaconf", {"cli.run", "cli.composing", "cli.explain"}),
+        ("hydra", {"cli.run", "cli.composing", "cli.conducting", "cli.explain"}),
+        ("omegaconf", {"cli.run", "cli.composing", "cli.conducting", "cli.explain"}),
+        ("optuna", {"cli.search"}),
         ("transformers", {"encoder"}),
         ("huggingface_hub", {"encoder"}),
         ("wandb", {"recording"}),
@@ -177,7 +178,7 @@ def test_a_study_reads_what_runs_left_and_none_of_the_stages():
         ("distributed", {"cluster.dask"}),
         ("ray", {"cluster.ray"}),
         ("fsspec", {"remote"}),
-        ("filelock", {"store"}),
+        ("filelock", {"store", "cli.search"}),
         ("peft", {"lora"}),
         ("onnxruntime", {"bundle.running"}),
         ("tokenizers", {"bundle.running"}),

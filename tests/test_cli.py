@@ -345,7 +345,8 @@ def test_every_experiment_builds(name):
 @pytest.mark.parametrize("path", EVERY_YAML, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_yaml_says_first_what_it_is(path):
     lines = path.read_text().splitlines()
-    if path.parent.name == "experiment":
-        assert lines.pop(0) == "# @package _global_"
+    if path.parent.name == "experiment" or lines[0].startswith("# @package"):
+        package = "_global_" if path.parent.name == "experiment" else "hydra"
+        assert lines.pop(0) == f"# @package {package}"
     assert re.match(r"# \S.{15,}", lines[0])
     assert len(lines) > 1

@@ -2,11 +2,12 @@
 
 import json
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
-from hashlib import sha256
+from functools import cached_property, lru_cache
+from hashlib import file_digest
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -88,15 +89,30 @@ class Artefact:
 
 
 def checksum(path: Path) -> str:
-    """The sha256 of a file; `missing` if there is none."""
+    """The sha256 of a file; `missing` if there is none.
+
+    A file is read once in a process, as long as nothing about it changes.
+    """
     try:
-        with path.open("rb") as file:
-            seen = sha256()
-            while block := file.read(1 << 20):
-                seen.update(block)
+        now = path.stat()
+        if time.time() - now.st_mtime < _SETTLED:
+            return _sha256(path)
+        return _sha256_of(str(path), now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns)
     except FileNotFoundError:
         return "missing"
-    return seen.hexdigest()
+
+
+_SETTLED = 2.0  # seconds; a later change of a younger file might leave its time as it is
+
+
+@lru_cache(maxsize=1 << 14)
+def _sha256_of(path: str, *_: int) -> str:
+    return _sha256(Path(path))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
 
 
 State = Mapping[str, "Tensor"]

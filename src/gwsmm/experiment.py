@@ -17,6 +17,7 @@ from gwsmm.heads.fitting import Heads
 from gwsmm.items.split import Split
 from gwsmm.merge.learning import LearnedMerge
 from gwsmm.merge.merging import Merge
+from gwsmm.objective.objective import Objective
 from gwsmm.private.private import Private
 from gwsmm.recipe import Finetune, Trainer
 from gwsmm.remote import Remote
@@ -64,6 +65,7 @@ class Experiment:
     heads: Heads
     decision: Decision
     evidence: Control
+    objective: Objective
     trainer: Trainer
     execute: Execute
     tracker: Tracker

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
 from urllib.parse import urlsplit
 
 from pydantic import Field
@@ -31,7 +31,13 @@ _QUIET = {"WANDB_ERROR_REPORTING": "false"}
 
 
 class Tracker(Protocol):
-    """Where runs are shown besides their own folder."""
+    """Where runs are shown besides their own folder.
+
+    Attributes:
+        pictures: whether those in the run's folder are shown, too.
+    """
+
+    pictures: ClassVar[bool]
 
     def check(self) -> None:
         """Refuse, before any work, what cannot succeed.
@@ -47,6 +53,8 @@ class Tracker(Protocol):
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Off:
     """Nothing is tracked; the run's folder has it all."""
+
+    pictures: ClassVar[bool] = False
 
     def check(self) -> None:
         """Nothing can fail; see `Tracker`."""
@@ -67,6 +75,8 @@ class Wandb:
         bundle: whether the run's bundle is written into its folder, and is an artifact too.
         timeout: seconds, at most a day, that recording and sending may take together.
     """
+
+    pictures: ClassVar[bool] = True
 
     mode: Literal["offline", "online"]
     project: str

@@ -34,10 +34,13 @@ def settings() -> Iterator[str]:
         group = path.relative_to(CONF).parent.as_posix()
         if group == "experiment":
             continue
+        text = path.read_text(encoding="utf-8")
         prefix = "" if group == "." else f"{group}."
         if prefix:
             yield group
-        keys = yaml.safe_load(path.read_text(encoding="utf-8"))  # OmegaConf takes seconds for all
+        if text.startswith("# @package hydra\n"):
+            prefix = "hydra."
+        keys = yaml.safe_load(text)  # OmegaConf takes seconds for all
         yield from (
             f"{prefix}{key}" for key in _keys(keys) if not key.startswith(("_", "defaults"))
         )
@@ -59,7 +62,7 @@ def build(cfg: DictConfig) -> "Experiment":
     """
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise InputError(f"{missing[0]}: this setting has no default; give {missing[0]}=VALUE")
-    _check_targets(OmegaConf.to_container(cfg, resolve=True), "")
+    check_targets(OmegaConf.to_container(cfg, resolve=True))
     from hydra.utils import instantiate
 
     experiment: Experiment = instantiate(cfg, _convert_="all")
@@ -104,13 +107,18 @@ def items_of(settings: Mapping[str, Any]) -> "tuple[Item, ...]":
     from hydra.utils import instantiate
 
     chosen = {group: settings[group] for group in ("items", "split")}
-    _check_targets(chosen, "")
+    check_targets(chosen)
     built = instantiate(chosen, _convert_="all")
     items: tuple[Item, ...] = built["items"](built["split"])
     return items
 
 
-def _check_targets(node: object, where: str) -> None:
+def check_targets(node: object, where: str = "") -> None:
+    """Refuse a configuration that names what is not of this program or its libraries.
+
+    Raises:
+        InputError: a `_target_` is not allowed.
+    """
     if isinstance(node, dict):
         target = str(node.get("_target_", "gwsmm.experiment.Experiment"))
         # A class only builds; a function, such as torch.load, does something at once.
@@ -120,7 +128,7 @@ def _check_targets(node: object, where: str) -> None:
                 "configuration"
             )
         for key, value in node.items():
-            _check_targets(value, f"{where}{key}.")
+            check_targets(value, f"{where}{key}.")
     elif isinstance(node, list):
         for value in node:
-            _check_targets(value, where)
+            check_targets(value, where)

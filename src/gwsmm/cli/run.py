@@ -4,21 +4,19 @@ import logging
 import os
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from gwsmm.cli.composing import CONF, build, refuse, settings
+from gwsmm.cli.conducting import conduct
 from gwsmm.cli.explain import explain, is_users
 from gwsmm.logbook import LOCK
 from gwsmm.store import claimed
@@ -26,17 +24,10 @@ from gwsmm.types import InputError
 
 if TYPE_CHECKING:
     from gwsmm.dryrun import Forecast
-    from gwsmm.experiment import Experiment
-    from gwsmm.types import Item
 
 log = logging.getLogger(__name__)
 
 DRY = "--dry-run"
-_HINTS = (
-    "Next: {gwsmm} run grouping.encoders=4              another number of encoders",
-    "      {gwsmm} run -m merge=average,ties,published  merges side by side",
-    "      {gwsmm} run items=pasta items.path=DIR       your own answers",
-)
 
 
 def run_command(arguments: Sequence[str]) -> None:
@@ -58,7 +49,7 @@ def run_command(arguments: Sequence[str]) -> None:
         raise SystemExit(130) from None
 
 
-def _hydra(job: Callable[[DictConfig], None], arguments: Sequence[str]) -> None:
+def _hydra(job: Callable[[DictConfig], object], arguments: Sequence[str]) -> None:
     """Let Hydra compose the job or jobs of these arguments and call `job` with each."""
     # Hydra reads flags only before the first override; our users may put them anywhere.
     flags_first = sorted(arguments, key=lambda given: given not in ("-m", "--multirun"))
@@ -98,7 +89,7 @@ def _foreseen(cfg: DictConfig) -> "Forecast":
     return foresee(experiment, prepare(experiment, ask=False))
 
 
-def _job(cfg: DictConfig) -> None:
+def _job(cfg: DictConfig) -> object:
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         experiment = build(cfg)
@@ -115,7 +106,7 @@ def _job(cfg: DictConfig) -> None:
         _end_job(error)
     try:
         with _logged(folder):
-            _conduct(cfg, experiment, items, folder)
+            return conduct(cfg, experiment, items, folder)
     except InputError as error:
         _end_job(error)
 
@@ -158,82 +149,3 @@ def _take_back(folder: Path) -> None:
     for place, only in made.items():
         if [path.name for path in place.iterdir()] == [only]:
             shutil.rmtree(place)
-
-
-def _conduct(
-    cfg: DictConfig, experiment: "Experiment", items: "tuple[Item, ...]", folder: Path
-) -> None:
-    """Run one experiment and fill its folder."""
-    from gwsmm import __version__
-    from gwsmm.bundle.writing import write_bundle
-    from gwsmm.pipeline import run
-    from gwsmm.report.run import summary, write_report, write_run
-    from gwsmm.results import costs, evaluations, keys_content, pairs_frame, write_json
-    from gwsmm.study.conditions import conditions
-    from gwsmm.study.reading import read_runs
-    from gwsmm.tracked import Finished
-
-    hydra_config, started = HydraConfig.get(), time.monotonic()
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
-    found = run(experiment, items)
-    write_run(folder, found)
-    about = {
-        "version": __version__,
-        "overrides": list(hydra_config.overrides.task),
-        "seconds": round(time.monotonic() - started, 1),
-        "evaluations": evaluations(found.outcomes),
-        "scoring": costs(found.outcomes),
-    }
-    write_json(folder / "keys.json", keys_content(items, experiment.kept))
-    write_json(folder / "run.json", about)
-    here = conditions(read_runs([folder]))
-    tables = write_report(folder, here)
-    log.info("finished in %.0f s: %s", about["seconds"], folder)
-    several = hydra_config.mode == RunMode.MULTIRUN
-    if not several:
-        summary(folder, here, tables["performance"], _hints())
-    # last, as it may wait for a service that does not answer
-    experiment.tracker(
-        Finished(
-            name=folder.name if not several else f"{folder.parent.name}_{folder.name}",
-            group=folder.parent.name if several else None,
-            folder=folder,
-            config=OmegaConf.to_container(cfg, resolve=True),  # type: ignore[arg-type]
-            results=found.results,
-            # whose students belong to which subgroup, and how these do, stays on the machine
-            tables={name: frame for name, frame in tables.items() if name != "subgroups"}
-            | {"pairs": pairs_frame(found.distances)},
-            items=items,
-            members=found.members,
-            write_bundle=partial(
-                write_bundle,
-                run=found,
-                encoder=experiment.encoder,
-                private=experiment.private,
-                device=experiment.trainer.device,
-            ),
-        )
-    )
-
-
-def _hints() -> list[str]:
-    """What to try next, with the command as it can be typed here."""
-    installed = Path(sys.prefix, "bin", "gwsmm")
-    typed = "gwsmm" if shutil.which("gwsmm") else os.path.relpath(installed)
-    return [hint.format(gwsmm=typed) for hint in _HINTS]
-
-
-class Summary(Callback):
-    """Compares the jobs of a multirun when all have ended."""
-
-    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Write the tables of the multirun and show them."""
-        from gwsmm.report.run import summary, write_report
-        from gwsmm.study.conditions import conditions
-        from gwsmm.study.reading import read_runs
-
-        folder = Path(config.hydra.sweep.dir)
-        if any(folder.glob("*/run.json")):
-            found = conditions(read_runs([folder]))
-            tables = write_report(folder, found)
-            summary(folder, found, tables["performance"], _hints())

@@ -22,11 +22,32 @@ def wilcoxon(one: Numbers, other: Numbers) -> float:
 
     Equal pairs are left out; exact where scipy has the exact distribution.
     """
+    from scipy.stats import permutation_test, rankdata
     from scipy.stats import wilcoxon as signed_ranks
 
-    if np.array_equal(one, other):
+    differences = (other - one)[other != one]
+    if not len(differences):
         return 1.0
-    return float(signed_ranks(other, one).pvalue)
+    if len(differences) > _FEW:
+        return float(signed_ranks(other, one).pvalue)
+
+    # As scipy does where ranks are tied, for all signs at once: hundreds of times faster.
+    def statistic(signed: Numbers, axis: int) -> Numbers:
+        ranks: Numbers = np.where(signed > 0, rankdata(np.abs(signed), axis=axis), 0)
+        sums: Numbers = ranks.sum(axis=axis)
+        return sums
+
+    found = permutation_test(
+        (differences,),
+        statistic,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=2**_FEW,
+    )
+    return float(found.pvalue)
+
+
+_FEW = 13  # differences, whose signs scipy enumerates where ranks are tied
 
 
 def keeps(individual: Numbers, merged: Numbers, share: float) -> float:

@@ -20,6 +20,8 @@ mpl.rcParams["text.parse_math"] = False  # a $ in the name of an item is a $
 mpl.rcParams["legend.facecolor"] = "none"  # stands on dark pages too
 _DARK = 0.6  # similarity above which a number is written in white
 _BLUE, _ORANGE, _GREY = "#31688e", "#d95f02", "#b0b0b0"
+_MOST = 8  # runs that a picture tells apart
+_LONG = 30  # letters of a name that takes a line of its own
 
 
 def heat_map(axes: Axes, distances: Distances, plan: Plan) -> None:
@@ -59,7 +61,8 @@ def item_bars(axes: Axes, conditions: Sequence[Condition]) -> None:
     first = conditions[0]
     names = first.names
     bars = [("individual", first.scores("individual", "micro_f1"))]
-    bars += [(c.name or "merged", c.scores("merged", "micro_f1")) for c in conditions]
+    some = conditions[:_MOST]
+    bars += [(c.name or "merged", c.scores("merged", "micro_f1")) for c in some]
     width, x = 0.8 / len(bars), np.arange(len(names))
     colours = [_GREY, *mpl.colormaps["viridis"](np.linspace(0.4, 0.9, len(bars) - 1))]
     for i, (label, values) in enumerate(bars):
@@ -70,9 +73,12 @@ def item_bars(axes: Axes, conditions: Sequence[Condition]) -> None:
     axes.set_xticks(x, names, rotation=40, ha="right", fontsize=8)
     axes.set_ylim(0, 1)
     axes.set_ylabel("micro F1 on test responses")
-    # grows upwards, so that any number of runs has room
+    if len(conditions) > _MOST:
+        axes.plot([], [], " ", label=f"the first {_MOST} of {len(conditions)} runs")
+    # grows upwards, so that it has room
+    columns = 4 if max(len(label) for label, _ in bars) < _LONG else 1
     axes.legend(
-        fontsize=8, ncols=min(len(bars) + 1, 4), loc="lower center", bbox_to_anchor=(0.5, 1.0)
+        fontsize=8, ncols=min(len(bars) + 1, columns), loc="lower center", bbox_to_anchor=(0.5, 1.0)
     )
 
 
@@ -115,11 +121,15 @@ def frontier(axes: Axes, conditions: Sequence[Condition]) -> None:
     first = conditions[0]
     points = [("individual", "before", first, "individual")]
     points += [(c.name or "merged", "after", c, "merged") for c in conditions]
-    for name, when, condition, model in points:
-        size = condition.mean_bytes(f"bytes_{when}") / 1e6
-        score = condition.overall(model, "micro_f1").mean()
+    at = [
+        (c.mean_bytes(f"bytes_{when}") / 1e6, float(c.overall(model, "micro_f1").mean()))
+        for _, when, c, model in points
+    ]
+    for (name, _, _, model), (size, score) in zip(points, at, strict=True):
         axes.plot(size, score, "^" if model == "individual" else "o", color=_BLUE)
-        axes.annotate(name, (size, score), (5, 4), textcoords="offset points", fontsize=7)
+        beaten = any(s <= size and f > score for s, f in at)
+        if len(conditions) <= _MOST or not beaten:  # of many, those that none beats have a name
+            axes.annotate(name, (size, score), (5, 4), textcoords="offset points", fontsize=7)
     axes.margins(x=0.25, y=0.15)
     axes.set_xlim(left=0)
     axes.set_xlabel("MB of all encoders, heads and codes", fontsize=8)

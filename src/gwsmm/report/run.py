@@ -1,16 +1,18 @@
 """What a run and a multirun leave in their folder, and the summary on the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as Shown
 
 from gwsmm.report import details, evidence, figures, performance
-from gwsmm.report.page import page
+from gwsmm.report.page import page as paged
 from gwsmm.report.table import cell, write_tables
 from gwsmm.results import (
     Run,
@@ -24,9 +26,11 @@ from gwsmm.results import (
 )
 from gwsmm.study.conditions import Condition
 from gwsmm.study.prediction import places, predictions
+from gwsmm.study.reading import RunFolder
 from gwsmm.study.stability import plan_stability
 
 SYNTHETIC = "The responses of these items are synthetic: generated, not written by students."
+_PAGE, _HEAT, _BARS = _DRAWN = ("report.html", "heatmap.png", "items.png")
 
 
 def write_run(folder: Path, run: Run) -> None:
@@ -47,8 +51,17 @@ def write_run(folder: Path, run: Run) -> None:
     write_json(folder / "results.json", run.results)
 
 
-def write_report(folder: Path, conditions: Sequence[Condition]) -> dict[str, pd.DataFrame]:
-    """Write tables, pictures and the page of these runs, and return the tables by name."""
+def write_report(
+    folder: Path, conditions: Sequence[Condition], *, page: bool = True, pictures: bool = True
+) -> dict[str, pd.DataFrame]:
+    """Write the report of these runs, and return the tables by name.
+
+    Args:
+        folder: to write into.
+        conditions: what is reported.
+        page: whether the page is drawn; an old one goes.
+        pictures: likewise.
+    """
     first = conditions[0].runs[0]
     signals = [each for split in ("test", "validation") for each in predictions(conditions, split)]
     stands = places(conditions)
@@ -73,16 +86,28 @@ def write_report(folder: Path, conditions: Sequence[Condition]) -> dict[str, pd.
     tables = [table for table in made if table is not None]
     notes = _notes(conditions)
     write_tables(tables, folder, notes)
-    heat = partial(figures.heat_map, distances=first.distances, plan=first.plan)
-    figures.save(heat, (7.5, 6.5), folder / "heatmap.png")
-    bars = partial(figures.item_bars, conditions=conditions)
-    figures.save(bars, (9, 4.5), folder / "items.png")
-    title = (
-        f"{first.results['name']}: {len(first.names)} items, {first.results['encoder']['model']}"
-    )
-    shown = page(title, conditions, tables, (signals, stands), notes)
-    (folder / "report.html").write_text(shown, encoding="utf-8")
+    for name in _DRAWN:
+        (folder / name).unlink(missing_ok=True)
+    if pictures:
+        _draw(folder, conditions)
+    if page:
+        shown = paged(_title(first), conditions, tables, (signals, stands), notes)
+        (folder / _PAGE).write_text(shown, encoding="utf-8")
     return {table.name: table.frame for table in tables}
+
+
+def _draw(folder: Path, conditions: Sequence[Condition]) -> None:
+    """The pictures that stand beside the page as files."""
+    first = conditions[0].runs[0]
+    heat = partial(figures.heat_map, distances=first.distances, plan=first.plan)
+    figures.save(heat, (7.5, 6.5), folder / _HEAT)
+    bars = partial(figures.item_bars, conditions=conditions)
+    figures.save(bars, (9, 4.5), folder / _BARS)
+
+
+def _title(run: RunFolder) -> str:
+    results = run.results
+    return f"{results['name']}: {len(run.names)} items, {results['encoder']['model']}"
 
 
 def summary(
@@ -92,9 +117,7 @@ def summary(
     hints: Sequence[str],
 ) -> None:
     """Show the table `performance`, where the files are, and what to try next."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = 160  # a file or a pipe has no width to respect
+    console = _console()
     several = len(conditions[0].runs) > 1
     for scope, part in frame.groupby("scope", sort=False):
         shown = Shown(title=str(scope), title_justify="left", title_style="bold", box=SIMPLE_HEAD)
@@ -115,11 +138,41 @@ def summary(
         console.print(_plan_line(condition), markup=False, highlight=False)
     for note in _notes(conditions):
         console.print(note, markup=False)
-    here = folder.resolve()
-    near = here.relative_to(Path.cwd()) if here.is_relative_to(Path.cwd()) else here
-    console.print(f"Files: {near}; look at report.html first", markup=False, soft_wrap=True)
+    console.print(
+        f"Files: {_near(folder)}; look at report.html first", markup=False, soft_wrap=True
+    )
     for hint in hints:
         console.print(hint, markup=False, highlight=False, soft_wrap=True)
+
+
+def show_best(folder: Path, best: Sequence[Mapping[str, Any]]) -> None:
+    """Show what a search found best, in the words of its `best.json`, and how to run it again."""
+    console = _console()
+    if not best:
+        console.print("No trial keeps to the constraints.")
+    else:
+        shown = Shown("trial", *best[0]["values"], "settings", box=SIMPLE_HEAD)
+        for each in best:
+            values = [cell(name, value) for name, value in each["values"].items()]
+            shown.add_row(str(each["trial"]), *values, escape(" ".join(each["overrides"])))
+        console.print(shown)
+    console.print(
+        f"Files: {_near(folder)}; all trials are in trials.csv", markup=False, soft_wrap=True
+    )
+    for each in best[:1]:
+        console.print(f"Again: {each['command']}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _console() -> Console:
+    console = Console()
+    if not console.is_terminal:
+        console.width = 160  # a file or a pipe has no width to respect
+    return console
+
+
+def _near(folder: Path) -> Path:
+    here = folder.resolve()
+    return here.relative_to(Path.cwd()) if here.is_relative_to(Path.cwd()) else here
 
 
 def _plan_line(condition: Condition) -> str:

@@ -51,7 +51,8 @@ class Table:
 
     def cells(self) -> list[list[str]]:
         """Rows of what is shown, without the marks of the best."""
-        return [[self._cell(at, name) for name in self.columns] for at in range(len(self.frame))]
+        columns = [self._cells(name) for name in self.columns]
+        return [list(row) for row in zip(*columns, strict=True)]
 
     def is_text(self, column: str) -> bool:
         """Whether a column holds words, which stand on the left."""
@@ -61,13 +62,14 @@ class Table:
         """Whether a cell is to be marked."""
         return row in self.best.get(column, frozenset())
 
-    def _cell(self, at: int, column: str) -> str:
-        text = cell(column, self.frame[column].iloc[at])
-        if f"{column} low" in self.frame:
-            low, high = (self.frame[column + end].iloc[at] for end in _ENDS)
-            if not (pd.isna(low) or pd.isna(high)):
-                text += f" [{_end(column, low)}, {_end(column, high)}]"
-        return text + self.marks.get((column, at), "")
+    def _cells(self, column: str) -> list[str]:
+        texts = [cell(column, value) for value in self.frame[column]]
+        if f"{column}{_ENDS[0]}" in self.frame:
+            ends = zip(*(self.frame[column + end] for end in _ENDS), strict=True)
+            for at, (low, high) in enumerate(ends):
+                if not (pd.isna(low) or pd.isna(high)):
+                    texts[at] += f" [{_end(column, low)}, {_end(column, high)}]"
+        return [text + self.marks.get((column, at), "") for at, text in enumerate(texts)]
 
 
 def spread(name: str, found: Interval) -> Row:

@@ -14,7 +14,9 @@ from gwsmm.types import InputError
 Numbers = NDArray[np.float64]
 Settings = Mapping[str, str]
 
-_NOT_SCIENCE = ("name", "store", "remote", "execute", "trainer", "tracker")  # change no result
+_NOT_SCIENCE = (  # change no result
+    "name", "store", "remote", "objective", "execute", "trainer", "tracker",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

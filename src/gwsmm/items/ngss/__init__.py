@@ -1,6 +1,7 @@
 """Nine generated science items: no student wrote these responses, and nothing is downloaded."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from hashlib import sha256
 from itertools import islice
 from typing import Annotated
@@ -54,9 +55,10 @@ class Ngss:
 
     def __call__(self, split: Split) -> tuple[Item, ...]:
         """The nine items in the paper's order; validation is divided from training by `split`."""
-        return tuple(self._item(load_bank(*pair), split) for pair in FAMILIES.items())
+        return _items(self, split)  # type: ignore[arg-type]  # a frozen dataclass
 
-    def _item(self, bank: Bank, split: Split) -> Item:
+    def item(self, bank: Bank, split: Split) -> Item:
+        """The item of a bank; see `__call__`."""
         return assemble(
             bank.name,
             [Label(idea.name, idea.description) for idea in bank.ideas],
@@ -84,6 +86,11 @@ class Ngss:
         students = (dict(zip(names, row, strict=True)) for row in shown.tolist())
         texts = tuple(write(bank, common, truth, dice) for truth in islice(students, limit))
         return Responses(texts, labels[: len(texts)])
+
+
+@lru_cache(maxsize=4)  # the jobs of a sweep share them
+def _items(source: Ngss, split: Split) -> tuple[Item, ...]:
+    return tuple(source.item(load_bank(*pair), split) for pair in FAMILIES.items())
 
 
 def _shown(

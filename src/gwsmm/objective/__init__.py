@@ -1,0 +1,1 @@
+"""What a sweep goes by: one file per objective."""
