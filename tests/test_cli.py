@@ -89,7 +89,7 @@ SEEDS = "split.seed=0 features.seed=0 distance.seed=0 stability.seed=0 evidence.
         ("encoder.model=package:no_such_package/x", "no_such_package is not installed"),
         ("grouping=expert grouping.record=nowhere.json", r"nowhere\.json: there is no such file"),
         ("grouping=expert", "names the unknown item 'anna_vs_carla'"),
-        ("+x._target_=os.system", r"x\._target_=os\.system: only classes of gwsmm\."),
+        ("+x._target_=os.system", r"x\._target_=os\.system: only classes of gwsmm"),
         ("merge._target_=os.system", r"merge\._target_=os\.system: only classes"),
         ("+x._target_=torch.load", r"x\._target_=torch\.load: only classes"),
         ("+x._target_=torch.os.system", r"x\._target_=torch\.os\.system: only classes"),

@@ -438,26 +438,29 @@ def test_a_model_that_was_damaged_is_noticed_and_trained_again(world, first, tmp
     store = Path(shutil.copytree(world.store, tmp_path / "store"))
     shutil.rmtree(store / "evaluate")
     trunk = next((store / "finetune").glob("*/trunk.safetensors"))
-    trunk.write_bytes(trunk.read_bytes()[:-1])
-    where = [*TINY, TWO, *world.where(tmp_path / "run"), f"store={store}"]
-    ended = gwsmm("run", *where)
-    assert ended.code == 2
-    assert str(trunk) in ended.err.splitlines()[-1]
-    assert gwsmm("run", *where, f"hydra.run.dir={tmp_path / 'again'}").code == 0
-    assert counts(tmp_path / "again")["finetune"] == (1, 3)
-    results = [folder / "results.json" for folder in (first, tmp_path / "again")]
-    assert results[0].read_bytes() == results[1].read_bytes()
+    content = trunk.read_bytes()
+    trunk.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    _is_mended(world, first, store, trunk)
 
 
-def test_a_model_that_was_deleted_is_noticed_even_if_all_else_is_there(world, first, tmp_path):
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"cut")])
+def test_a_model_that_lacks_or_is_cut_is_noticed_even_if_all_else_is_there(
+    world, first, tmp_path, spoil
+):
     store = Path(shutil.copytree(world.store, tmp_path / "store"))
-    next((store / "finetune").glob("*/trunk.safetensors")).unlink()
-    where = [*TINY, TWO, *world.where(tmp_path / "run"), f"store={store}"]
-    ended = gwsmm("run", *where)
-    assert ended.code == 2
-    assert "run the command again" in ended.err.splitlines()[-1]
-    assert gwsmm("run", *where, f"hydra.run.dir={tmp_path / 'again'}").code == 0
-    assert counts(tmp_path / "again")["finetune"] == (1, 3)
+    trunk = next((store / "finetune").glob("*/trunk.safetensors"))
+    spoil(trunk)
+    _is_mended(world, first, store, trunk)
+
+
+def _is_mended(world, first, store, spoilt):
+    folder = store.parent / "run"
+    ended = gwsmm("run", *TINY, TWO, *world.where(folder), f"store={store}")
+    assert ended.code == 0
+    assert ended.err.count("this is not what was written there") == 1
+    assert str(spoilt.parent) in ended.err
+    assert counts(folder)["finetune"] == (1, 3)
+    assert (folder / "results.json").read_bytes() == (first / "results.json").read_bytes()
 
 
 # Other items

@@ -4,12 +4,13 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from hashlib import file_digest
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+
+from filelock import FileLock
 
 from gwsmm.types import InputError, Item
 
@@ -48,8 +49,7 @@ class Artefact:
 
         Raises:
             Absent: there is no such result.
-            InputError: the file is not what was written; the result is set aside, so that the next
-                run computes it again.
+            Damaged: the file is not what was written.
         """
         path = self.path / name
         if self._sums.get(name) == checksum(path):
@@ -60,7 +60,7 @@ class Artefact:
         """Whether the result holds a file of this name.
 
         Raises:
-            InputError: files are missing; see `file`.
+            Damaged: files are missing; see `file`.
         """
         return name in self._sums
 
@@ -68,24 +68,50 @@ class Artefact:
     def _sums(self) -> Mapping[str, str]:
         if not self.path.exists():
             raise Absent(self.path)
+        if (sums := self._written()) is None:
+            raise self._set_aside(self.path)
+        return sums
+
+    def _written(self) -> Mapping[str, str] | None:
+        """The checksums of the files; None if they cannot be had, or a file lacks or is cut."""
         try:
-            sums: dict[str, str] = json.loads((self.path / MANIFEST).read_text())["sha256"]
-            if set(sums) <= {path.name for path in self.path.iterdir()}:
-                return sums
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
-        raise self._set_aside(self.path)
+            content = json.loads((self.path / MANIFEST).read_text())
+            sums: dict[str, str] = content["sha256"]
+            sizes = dict.fromkeys(sums) | content.get("bytes", {})  # which old stores do not have
+            there = {path.name: path.stat().st_size for path in self.path.iterdir()}
+            whole = all(size in (None, there[name]) for name, size in sizes.items())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return None
+        return sums if whole else None
 
     def _set_aside(self, path: Path) -> InputError:
+        """Move the result away, unless another process did that or has computed it anew."""
         aside = self.path.with_suffix(DAMAGED)
-        if self.path.exists():
-            shutil.rmtree(aside, ignore_errors=True)
-            with suppress(OSError):  # another process that reads it was faster
-                self.path.rename(aside)
-        return InputError(
-            f"{path}: this is not what was written there (disk fault or edited by hand); the "
-            f"result was moved to {aside.name}: run the command again to compute it anew"
+        what = f"{path}: this is not what was written there (disk fault or edited by hand)"
+        try:
+            with FileLock(self.path.with_suffix(".lock")):
+                if self.path.exists() and not self._is_whole(path):
+                    shutil.rmtree(aside, ignore_errors=True)
+                    self.path.rename(aside)
+        except OSError as error:
+            return InputError(f"{what}, and cannot be moved away ({error.strerror}): remove it")
+        return Damaged(
+            f"{what}; the result was moved to {aside.name}: run the command again to compute it "
+            "anew"
         )
+
+    def _is_whole(self, wanted: Path) -> bool:
+        """Whether all that is there now is what was written, the wanted path among it."""
+        sums = self._written()
+        return (
+            sums is not None
+            and wanted in {self.path, *(self.path / name for name in sums)}
+            and all(checksum(self.path / name) == said for name, said in sums.items())
+        )
+
+
+class Damaged(InputError):
+    """A kept result is not what was written; it was set aside, and the next run computes it."""
 
 
 def checksum(path: Path) -> str:
@@ -217,13 +243,16 @@ class Scorer:
     def files(self) -> set[Path]:
         """The files that this item needs."""
         where = {"trunk": self.trunk, "pooler": self.pooler, "head": self.head}
-        rule = {self.decision.path / DECISION} if self.decision else set()
+        rule = _there(self.decision, DECISION) if self.decision else set()
         return rule | {path for part, made in where.items() for path in _files(made, part)}
 
 
 def _files(made: Kept, part: str) -> set[Path]:
     if isinstance(made, Coded):
         shared = {path for base in made.bases for path in _files(base, part)}
-        return {made.private.path / PRIVATE, *shared}
-    name = f"{part}.safetensors"
+        return _there(made.private, PRIVATE) | shared
+    return _there(made, f"{part}.safetensors")
+
+
+def _there(made: Artefact, name: str) -> set[Path]:
     return {made.path / name} if made.has(name) else set()

@@ -22,7 +22,7 @@ from gwsmm.types import STRICT, InputError
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from gwsmm.network import Network
 
@@ -147,10 +147,10 @@ class Encoder:
 
     def write_architecture(self, folder: Path) -> None:
         """Write configuration and tokenizer: all of an encoder but its weights."""
-        from transformers import AutoConfig, AutoTokenizer
+        from transformers import AutoTokenizer
 
         with self._readable_errors():
-            AutoConfig.from_pretrained(self.folder, **(self.random or {})).save_pretrained(folder)
+            self._config().save_pretrained(folder)
             # A tokenizer that was used may carry the settings of its last call into the files.
             fresh = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
             fresh.save_pretrained(folder)
@@ -165,10 +165,8 @@ class Encoder:
     @property
     def layers(self) -> int:
         """How many layers the trunk has above the embeddings."""
-        from transformers import AutoConfig
-
         with self._readable_errors():
-            config = AutoConfig.from_pretrained(self.folder, **(self.random or {}))
+            config = self._config()
         return int(config.num_hidden_layers)
 
     @property
@@ -183,9 +181,17 @@ class Encoder:
         with self._readable_errors():
             return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
 
+    def _config(self) -> "PretrainedConfig":
+        from transformers import AutoConfig
+
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            self.folder, trust_remote_code=False, **(self.random or {})
+        )
+        return config
+
     def _trunk(self) -> "PreTrainedModel":
         import torch
-        from transformers import AutoConfig, AutoModel
+        from transformers import AutoModel
 
         with self._readable_errors(), torch.random.fork_rng(devices=[]):
             # Seeded for checkpoints too: what one lacks, such as RoBERTa's pooler, is drawn.
@@ -196,8 +202,9 @@ class Encoder:
                     self.folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
                 )
             else:
-                config = AutoConfig.from_pretrained(self.folder, **self.random)
-                trunk = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
+                trunk = AutoModel.from_config(  # type: ignore[no-untyped-call]
+                    self._config(), trust_remote_code=False
+                )
         return trunk
 
     def _pooler(self, trunk: "PreTrainedModel", width: int) -> "nn.Linear":

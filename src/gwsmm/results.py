@@ -154,8 +154,13 @@ def _interval(ranks: "NDArray[np.float64] | None") -> dict[str, float] | None:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write readable JSON with a fixed order of keys."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write readable JSON with a fixed order of keys; nobody ever sees half of it."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def plan_content(plan: Plan) -> dict[str, object]:

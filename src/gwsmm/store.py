@@ -16,7 +16,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -27,6 +27,7 @@ from filelock import FileLock, Timeout
 
 from gwsmm import progress
 from gwsmm.artefact import MANIFEST, Artefact, checksum
+from gwsmm.disk import writing
 from gwsmm.execute import Execute
 from gwsmm.remote import Remote
 
@@ -165,25 +166,30 @@ class Store:
         """The result with this key; computed under its lock if it is not there.
 
         Raises:
+            InputError: the store cannot be written.
             TimeoutError: somebody else is computing it, and we are not patient.
         """
         folder = self._folder(stage, key.digest)
         if not self._use(stage, key.digest):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder.with_suffix(LOCK), blocking=patient):
-                if folder.exists():
-                    pass
-                elif self.remote is None:
-                    self._write(stage, key, compute)
-                else:
-                    self.remote.obtain(
-                        f"{stage}/{key.digest}",
-                        self._part(stage, key.digest),
-                        folder,
-                        lambda: self._write(stage, key, compute),
-                        patient=patient,
-                    )
+            with writing(self.root, "store"):
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                with FileLock(folder.with_suffix(LOCK), blocking=patient):
+                    if not folder.exists():
+                        self._obtain(stage, key, compute, patient)
         return Artefact(folder, key.digest)
+
+    def _obtain(self, stage: str, key: Key, compute: Callable[[Path], None], patient: bool) -> None:
+        """Download the result, or compute it; we hold its lock."""
+        if self.remote is None:
+            self._write(stage, key, compute)
+            return
+        self.remote.obtain(
+            f"{stage}/{key.digest}",
+            self._part(stage, key.digest),
+            self._folder(stage, key.digest),
+            lambda: self._write(stage, key, compute),
+            patient=patient,
+        )
 
     def holds(self, stage: str, digest: str) -> bool:
         """Whether the result with this key is there; that is no use of it."""
@@ -211,7 +217,7 @@ class Store:
         self.used.setdefault(stage, set()).add(digest)
         try:
             os.utime(self._folder(stage, digest))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError:  # it is there, in a store that others may only read
             return True
@@ -225,20 +231,28 @@ class Store:
         part.mkdir()
         try:
             compute(part)
+            (part / progress.FILE).unlink(missing_ok=True)
+            seconds = round(time.monotonic() - started, 3)
+            (part / ORIGIN).write_text(json.dumps({"seconds": seconds, "made_of": key.made_of}))
+            files = sorted(part.iterdir())
+            manifest = {
+                "stage": stage,
+                "key": key.digest,
+                "bytes": {path.name: path.stat().st_size for path in files},
+                "sha256": {path.name: checksum(path) for path in files},
+            }
+            (part / MANIFEST).write_text(json.dumps(manifest))
+            part.rename(self._folder(stage, key.digest))
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
-        (part / progress.FILE).unlink(missing_ok=True)
-        seconds = round(time.monotonic() - started, 3)
-        (part / ORIGIN).write_text(json.dumps({"seconds": seconds, "made_of": key.made_of}))
-        sums = {path.name: checksum(path) for path in sorted(part.iterdir())}
-        manifest = {"stage": stage, "key": key.digest, "sha256": sums}
-        (part / MANIFEST).write_text(json.dumps(manifest))
-        part.rename(self._folder(stage, key.digest))
         self._note("done", stage, key)
 
     def _note(self, event: str, stage: str, key: Key) -> None:
-        """One line of the log, written at once, so that processes do not mix theirs."""
+        """One line of the log, written at once, so that processes do not mix theirs.
+
+        It is for people: where it cannot be written, what the results need fails by itself.
+        """
         line = {
             "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "event": event,
@@ -246,7 +260,7 @@ class Store:
             "key": key.digest,
             "process": f"{socket.gethostname()}:{os.getpid()}",
         }
-        with (self.root / LOG).open("ab", buffering=0) as file:
+        with suppress(OSError), (self.root / LOG).open("ab", buffering=0) as file:
             file.write(f"{json.dumps(line)}\n".encode())
 
     def _folder(self, stage: str, digest: str) -> Path:

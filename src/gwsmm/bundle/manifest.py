@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from difflib import get_close_matches
 from importlib import import_module
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -177,7 +177,7 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder} is no bundle: it holds no {MANIFEST} that can be read; give a folder that "
             "gwsmm bundle wrote"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged, it is no JSON: copy the bundle again") from error
     found = content.get("format") if isinstance(content, dict) else None
     if type(found) is not int or "items" not in content:
@@ -223,10 +223,20 @@ def _written_by(content: Mapping[str, Any]) -> str:
     return f"version {versions.get('gwsmm')}" if isinstance(versions, dict) else "unknown version"
 
 
+def _stays(folder: Path, name: str) -> bool:
+    """Whether a path stays in the folder, wherever that is copied to and by whichever system."""
+    plain = PurePosixPath(name)
+    if plain.is_absolute() or ".." in plain.parts or set("\0\\:") & set(name):
+        return False
+    try:  # a symbolic link may lead away too
+        return (folder / name).resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):
+        return False
+
+
 def _check_paths(folder: Path, manifest: Manifest) -> None:
-    inside = folder.resolve()
     for name in manifest.files:
-        if not (inside / name).resolve().is_relative_to(inside):  # nor by a symbolic link
+        if not _stays(folder, name):
             raise InputError(f"{folder / MANIFEST}: {name} leaves the bundle, which is refused")
     for item in manifest.items:
         if unknown := [name for name in item.files if name not in manifest.files]:

@@ -118,11 +118,11 @@ class Bundle:
         """Logits [m, L] of the responses to every item of one trunk."""
         different = dict.fromkeys(text for texts in said.values() for text in texts)
         place = {text: i for i, text in enumerate(different)}
-        with self._readable_errors():
+        with readable_errors(self.folder):
             ids = self.runner.tokenize(list(different))
             vectors = self.runner.vectors(trunk, ids, most, tick)
         for name, texts in said.items():
-            with self._readable_errors():
+            with readable_errors(self.folder):
                 own = vectors[[place[text] for text in texts]]
                 logits = self._upper(self.items[name], own)
             yield name, logits
@@ -144,18 +144,24 @@ class Bundle:
         for name in (*encoder, *needed):
             checked(self.folder, self.manifest, name)
 
-    @contextmanager
-    def _readable_errors(self) -> Iterator[None]:
-        from safetensors import SafetensorError
 
-        try:
-            yield
-        except (ValueError, KeyError, IndexError, RuntimeError, SafetensorError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise InputError(
-                f"{self.folder}: the files do not fit together ({type(error).__name__}: {reason}); "
-                "write the bundle again"
-            ) from error
+@contextmanager
+def readable_errors(folder: Path) -> Iterator[None]:
+    """Run a block that reads tensors of a bundle.
+
+    Raises:
+        InputError: the files are no tensors, or not those of this encoder.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (ValueError, KeyError, IndexError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"{folder}: the files do not fit together ({type(error).__name__}: {reason}); write "
+            "the bundle again"
+        ) from error
 
 
 def open_bundle(folder: Path, device: str) -> Bundle:

@@ -3,7 +3,7 @@
 import csv
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from gwsmm.items.ratings import text_column
 from gwsmm.items.reading import read
 from gwsmm.items.sheet import Cell, Row, Sheet, show
 from gwsmm.items.source import name_of
+from gwsmm.spreadsheet import plain
 from gwsmm.types import InputError
 
 ENDINGS = (".csv", ".parquet")
@@ -157,16 +158,24 @@ def check_out(out: Path, table: Path) -> None:
 
 
 def to_csv(columns: dict[str, list[Cell]]) -> str:
-    """The columns as CSV; probabilities with the digits that give the same number again."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*(map(_plain, cells) for cells in columns.values()), strict=True))
-    return text.getvalue()
+    """The columns as CSV, for spreadsheets too.
+
+    Probabilities have the digits that give the same number again; a text that a spreadsheet would
+    take for a formula stands behind an apostrophe.
+    """
+    rows = zip(*(map(_written, cells) for cells in columns.values()), strict=True)
+    return "".join(f"{_line(row)}\n" for row in (map(plain, columns), *rows))
 
 
-def _plain(cell: Cell) -> Cell:
-    return f"{cell:.9g}" if isinstance(cell, np.float32) else cell
+def _line(cells: Iterable[Cell]) -> str:
+    text = io.StringIO(newline="")
+    # Only what stands in the line's end is quoted, and a reader ends a line at either.
+    csv.writer(text, lineterminator="\r\n").writerow(cells)
+    return text.getvalue().removesuffix("\r\n")
+
+
+def _written(cell: Cell) -> Cell:
+    return f"{cell:.9g}" if isinstance(cell, np.float32) else plain(cell)
 
 
 def write_table(out: Path, columns: dict[str, list[Cell]]) -> None:

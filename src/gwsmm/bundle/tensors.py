@@ -33,6 +33,10 @@ def mapped(path: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
     What is kept as float32 stays in the file until it is used, which safetensors itself offers for
     torch alone; what takes half the bytes there is widened.
     """
+    from safetensors import safe_open
+
+    with safe_open(path, framework="np"):
+        pass  # it checks that the header is one, and every place in it within the file
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.resolvers import oc
 
 from gwsmm.cli.explain import explain
+from gwsmm.cli.parsing import one_line
+from gwsmm.plain import read_yaml
 from gwsmm.types import InputError
 
 if TYPE_CHECKING:
@@ -19,12 +22,11 @@ if TYPE_CHECKING:
 
 _PACKAGED = Path(__file__).parents[1] / "conf"
 CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[3] / "conf"
-ALLOWED = ("gwsmm.", "torch.", "pytorch_lightning.", "hydra.", "hydra_plugins.")
 
 
 def refuse(error: Exception) -> NoReturn:
     """Say in one line what went wrong, and end with the error's code; 2: what the user gave."""
-    sys.stderr.write(f"gwsmm: {explain(error, list(settings()))}\n")
+    sys.stderr.write(f"gwsmm: {one_line(explain(error, list(settings())))}\n")
     raise SystemExit(getattr(error, "code", 2)) from None
 
 
@@ -77,12 +79,30 @@ def rebuild(path: Path) -> "Experiment":
         InstantiationException: a setting has the wrong type or is out of range.
     """
     try:
-        cfg = OmegaConf.load(path)
-    except (OSError, yaml.YAMLError, ValueError) as error:
+        content: Any = read_yaml(path.read_text(encoding="utf-8"))
+        cfg = OmegaConf.create(content)
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({type(error).__name__})") from error
-    if not isinstance(cfg, DictConfig) or "_target_" not in cfg:
+    if not isinstance(cfg, DictConfig) or cfg._is_none() or "_target_" not in cfg:
         raise InputError(f"{path} is no configuration of a run")
     return build(cfg)
+
+
+def shown(cfg: DictConfig) -> dict[str, object]:
+    """The configuration as it is written down: resolved, but for environment variables.
+
+    What stands in one may be secret, and is another's on another machine.
+    """
+
+    def unread(*name: str) -> str:
+        return f"${{oc.env:{','.join(map(str, name))}}}"
+
+    OmegaConf.register_new_resolver("oc.env", unread, replace=True)
+    try:
+        found: dict[str, object] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+    return found
 
 
 def composed(overrides: Sequence[str]) -> dict[str, Any]:
@@ -93,7 +113,7 @@ def composed(overrides: Sequence[str]) -> dict[str, Any]:
     """
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", overrides=list(overrides))
-    settings: dict[str, Any] = yaml.safe_load(OmegaConf.to_yaml(cfg, resolve=True))
+    settings: dict[str, Any] = yaml.safe_load(OmegaConf.to_yaml(shown(cfg)))
     return settings
 
 
@@ -107,25 +127,29 @@ def items_of(settings: Mapping[str, Any]) -> "tuple[Item, ...]":
     from hydra.utils import instantiate
 
     chosen = {group: settings[group] for group in ("items", "split")}
-    check_targets(chosen)
+    check_targets(OmegaConf.to_container(OmegaConf.create(chosen), resolve=True))
     built = instantiate(chosen, _convert_="all")
     items: tuple[Item, ...] = built["items"](built["split"])
     return items
 
 
+def _is_own(target: str) -> bool:
+    """Whether it is a class that this package defines: one that it imports may run anything."""
+    kind = locate(target) if target.startswith("gwsmm.") else None
+    return isinstance(kind, type) and f"{kind.__module__}.{kind.__qualname__}" == target
+
+
 def check_targets(node: object, where: str = "") -> None:
-    """Refuse a configuration that names what is not of this program or its libraries.
+    """Refuse a configuration that names what is not of this program.
 
     Raises:
         InputError: a `_target_` is not allowed.
     """
     if isinstance(node, dict):
         target = str(node.get("_target_", "gwsmm.experiment.Experiment"))
-        # A class only builds; a function, such as torch.load, does something at once.
-        if not (target.startswith(ALLOWED) and isinstance(locate(target), type)):
+        if not _is_own(target):
             raise InputError(
-                f"{where}_target_={target}: only classes of {', '.join(ALLOWED)} may be named in a "
-                "configuration"
+                f"{where}_target_={target}: only classes of gwsmm may be named in a configuration"
             )
         for key, value in node.items():
             check_targets(value, f"{where}{key}.")

@@ -16,6 +16,9 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from gwsmm.artefact import Absent, Damaged
+from gwsmm.cli.composing import shown
+
 if TYPE_CHECKING:
     from gwsmm.experiment import Experiment
     from gwsmm.results import Run
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_MOST_REPAIRS = 20  # a disk that spoils more than this is not to be gone on with
 _HINTS = (
     "Next: {gwsmm} run grouping.encoders=4              another number of encoders",
     "      {gwsmm} run -m merge=average,ties,published  merges side by side",
@@ -35,8 +39,23 @@ def conduct(
 ) -> object:
     """Run one experiment, fill its folder, and return what its objective makes of it.
 
-    A folder that holds the same run, finished, stays as it is.
+    A folder that holds the same run, finished, stays as it is. What turns out to be damaged in the
+    store was set aside and is computed anew.
     """
+    repairs = 0
+    while True:
+        try:
+            return _conducted(cfg, experiment, items, folder)
+        except (Absent, Damaged) as error:
+            repairs += 1
+            if repairs > _MOST_REPAIRS:
+                raise
+            log.warning("%s; this is done now", error)
+
+
+def _conducted(
+    cfg: DictConfig, experiment: "Experiment", items: "Sequence[Item]", folder: Path
+) -> object:
     from gwsmm import __version__
     from gwsmm.measuring import measured
     from gwsmm.objective.objective import returned
@@ -44,12 +63,13 @@ def conduct(
     from gwsmm.results import costs, evaluations, keys_content, write_json
 
     started = time.monotonic()
-    _write_config(folder, OmegaConf.to_yaml(cfg, resolve=True))
+    config = shown(cfg)
+    _write_config(folder, OmegaConf.to_yaml(config))
     found = run(experiment, items)
     goal = experiment.objective(partial(measured, experiment, found))
     about = {
         "version": __version__,
-        "overrides": list(HydraConfig.get().overrides.task),
+        "overrides": OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False),
         "evaluations": evaluations(found.outcomes),
         "scoring": costs(found.outcomes),
         **({"objective": goal.told()} if goal else {}),
@@ -57,7 +77,7 @@ def conduct(
     if _stands(folder, found.results, about):
         log.info("finished before, and nothing has changed: %s", folder)
     else:
-        _fill(folder, cfg, experiment, items, found, about)
+        _fill(folder, config, experiment, items, found, about)
         seconds = round(time.monotonic() - started, 1)
         write_json(folder / "keys.json", keys_content(items, experiment.kept))
         write_json(folder / "run.json", about | {"seconds": seconds})
@@ -85,7 +105,7 @@ def _stands(folder: Path, results: Mapping[str, object], about: Mapping[str, obj
 
 def _fill(
     folder: Path,
-    cfg: DictConfig,
+    config: Mapping[str, object],
     experiment: "Experiment",
     items: "Sequence[Item]",
     found: "Run",
@@ -117,7 +137,7 @@ def _fill(
             name=folder.name if not several else f"{folder.parent.name}_{folder.name}",
             group=folder.parent.name if several else None,
             folder=folder,
-            config=OmegaConf.to_container(cfg, resolve=True),  # type: ignore[arg-type]
+            config=config,
             results=found.results,
             # whose students belong to which subgroup, and how these do, stays on the machine
             tables={name: frame for name, frame in tables.items() if name != "subgroups"}

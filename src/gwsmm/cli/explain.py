@@ -13,6 +13,8 @@ from hydra.errors import (
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
+from gwsmm.cli.parsing import one_line
+from gwsmm.disk import refusal
 from gwsmm.types import InputError
 
 SEE = "see gwsmm run --cfg job"
@@ -33,6 +35,11 @@ def explain(error: BaseException, settings: Sequence[str]) -> str:
     """
     if isinstance(error, InputError):
         return one_line(str(error))
+    if (refused := _refused(error)) is not None:
+        return (
+            f"{refused.filename or 'a file'} cannot be written ({refused.strerror}): free space "
+            "there, make it writable or give another folder, and give the command again"
+        )
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _no_choice(error)
     if isinstance(error, OverrideParseException):
@@ -50,12 +57,15 @@ def is_users(error: BaseException) -> bool:
     if isinstance(error, InstantiationException):
         users = ValidationError | InputError | TypeError | ValueError | ImportError | None
         return isinstance(error.__cause__, users)
+    if _refused(error) is not None:
+        return True
     return isinstance(error, InputError | HydraException | OmegaConfBaseException)
 
 
-def one_line(text: str) -> str:
-    """The text with every run of white space as one space."""
-    return " ".join(text.split())
+def _refused(error: BaseException) -> OSError | None:
+    """What the system refused to write, also where it is the cause of another error."""
+    found = next((each for each in (error, error.__cause__) if isinstance(each, OSError)), None)
+    return found if found is not None and refusal(found) else None
 
 
 def _no_choice(error: MissingConfigException) -> str:

@@ -1,16 +1,26 @@
 """What the commands beside `gwsmm run` have in common: how they read arguments and end."""
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from gwsmm.disk import refusal
 from gwsmm.types import InputError
 
 if TYPE_CHECKING:
     from gwsmm.bundle.manifest import Manifest
+
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+
+
+def one_line(text: str) -> str:
+    """The text with every run of white space as one space, and nothing that a terminal obeys."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", " ".join(text.split()))
 
 
 class OneLine(argparse.ArgumentParser):
@@ -18,7 +28,7 @@ class OneLine(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with 2 and what was wrong."""
-        sys.stderr.write(f"gwsmm: {self.prog}: {message}; see {self.prog} --help\n")
+        sys.stderr.write(f"gwsmm: {self.prog}: {one_line(message)}; see {self.prog} --help\n")
         raise SystemExit(2)
 
 
@@ -27,8 +37,14 @@ def input_errors() -> Iterator[None]:
     """End with 2 and one line where the input is wrong, and where the user stops the command."""
     try:
         yield
+        sys.stdout.flush()
     except InputError as error:
-        sys.stderr.write(f"gwsmm: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"gwsmm: {one_line(str(error))}\n")
+        raise SystemExit(2) from None
+    except OSError as error:
+        if (reason := refusal(error)) is None:
+            raise
+        sys.stderr.write(f"gwsmm: {error.filename or 'the output'}: {reason}\n")
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         sys.stderr.write("gwsmm: stopped; nothing was written\n")

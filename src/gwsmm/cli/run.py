@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from gwsmm.cli.composing import CONF, build, refuse, settings
 from gwsmm.cli.conducting import conduct
 from gwsmm.cli.explain import explain, is_users
+from gwsmm.disk import writing
 from gwsmm.logbook import LOCK
 from gwsmm.store import claimed
 from gwsmm.types import InputError
@@ -105,7 +106,7 @@ def _job(cfg: DictConfig) -> object:
         _take_back(folder)
         _end_job(error)
     try:
-        with _logged(folder):
+        with _logged(folder), writing(folder, "hydra.run.dir"):
             return conduct(cfg, experiment, items, folder)
     except InputError as error:
         _end_job(error)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -114,7 +115,8 @@ class Chat:
         return text
 
     def _failed(self, how: str) -> InputError:
-        where = self.base_url or "the service"
+        # an address may hold a password
+        where = urlsplit(self.base_url).hostname if self.base_url else "the service"
         return InputError(
             f"grouping.chat: {where} failed ({how}); try again later, set grouping.chat.base_url, "
             "or replay what was answered with grouping.record"

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from gwsmm.grouping.linkage import Linkage, check_encoders, cut
+from gwsmm.plain import read_yaml
 from gwsmm.types import InputError, Plan, partition
 
 _SHIPPED = Path(__file__).parent / "records"
@@ -90,7 +91,7 @@ def read_record(record: str) -> Record:
     path = shipped.get(record) or Path(record).expanduser()
     try:
         text = path.read_text(encoding="utf-8-sig")
-        return record_of(_READERS.get(path.suffix, yaml.safe_load)(text))
+        return record_of(_READERS.get(path.suffix, read_yaml)(text))
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(
             f"grouping.record={record}: there is no such file; give the path of a plan, or one of: "
@@ -103,6 +104,10 @@ def read_record(record: str) -> Record:
     except (json.JSONDecodeError, yaml.YAMLError, csv.Error) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: this is no JSON, YAML or CSV: {reason}") from None
+    except RecursionError:
+        raise InputError(f"{path}: it is nested too deeply to be a plan") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): check the path") from None
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
 

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gwsmm.items.ordinal import encode
-from gwsmm.items.ratings import NO_TEXT, UNRATED, rating, score
-from gwsmm.items.sheet import Row, is_empty, show, show_cell
+from gwsmm.items.ratings import UNRATED, rating, score
+from gwsmm.items.sheet import NO_NAME, Row, is_empty, show, show_cell
 from gwsmm.items.source import as_name
 from gwsmm.types import InputError
 
@@ -53,7 +53,7 @@ def subgroup(row: Row, column: str) -> str | None:
     if is_empty(cell):
         return None
     name = as_name(cell)
-    if name is None or len(name) > LONGEST or NO_TEXT.search(name):
+    if name is None or len(name) > LONGEST or NO_NAME.search(name):
         raise InputError(
             f"{row.where}, column {show([column])}: {show_cell(cell)} names no subgroup: write at "
             f"most {LONGEST} plain characters, or nothing where it is unknown"

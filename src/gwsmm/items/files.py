@@ -8,6 +8,7 @@ from gwsmm.types import InputError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSON_LINES = (".jsonl", ".ndjson", ".json")
+LARGEST = 4 * 10**9  # bytes of a table, packed or not; a text takes some times that in memory
 ENDINGS = (*DELIMITERS, *JSON_LINES, ".parquet")
 
 
@@ -22,6 +23,11 @@ def locate(path: str) -> Path:
 def read_bytes(path: Path) -> bytes:
     """The file's content, or one line on why it cannot be had."""
     try:
+        if (size := path.stat().st_size) > LARGEST:
+            raise InputError(
+                f"{path} has {size / 1e9:.1f} GB and at most {LARGEST / 1e9:.0f} are read: divide "
+                "it into several files"
+            )
         return path.read_bytes()
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist: relative paths start at {Path.cwd()}") from error

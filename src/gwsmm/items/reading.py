@@ -3,11 +3,14 @@
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 from gwsmm.items.delimited import delimited
-from gwsmm.items.files import DELIMITERS, ENDINGS, JSON_LINES, decode, read_bytes
+from gwsmm.items.files import DELIMITERS, ENDINGS, JSON_LINES, LARGEST, decode, read_bytes
 from gwsmm.items.sheet import Cell, Row, Sheet, check_header
 from gwsmm.types import InputError
+
+MOST_CELLS = 10**8  # of a parquet file, in which one byte may stand for a million equal ones
 
 
 def read(path: Path, *, delimiter: str | None = None, quoting: bool = True) -> Sheet:
@@ -74,12 +77,26 @@ def _distinct(pairs: list[tuple[str, Cell]]) -> dict[str, Cell]:
     return cells
 
 
+def _check_unpacked(path: Path, about: Any) -> None:
+    """Refuse a little file that says much; the reader checks that it says no more than this."""
+    groups = [about.row_group(i) for i in range(about.num_row_groups)]
+    unpacked = sum(group.total_byte_size for group in groups)
+    cells = about.num_rows * about.num_columns
+    if unpacked > LARGEST or cells > MOST_CELLS or any(g.num_rows < 0 for g in groups):
+        raise InputError(
+            f"{path} unpacks to {unpacked / 1e9:.1f} GB and {cells} cells; at most "
+            f"{LARGEST / 1e9:.0f} GB and {MOST_CELLS} are read: divide it into several files"
+        )
+
+
 def _parquet(path: Path, data: bytes) -> tuple[tuple[str, ...], list[Row]]:
     import pyarrow as pa  # half a second that CSV users can spare
     import pyarrow.parquet as pq
 
     try:
-        table = pq.ParquetFile(pa.BufferReader(data)).read()
+        file = pq.ParquetFile(pa.BufferReader(data))
+        _check_unpacked(path, file.metadata)
+        table = file.read()
         values = [column.to_pylist() for column in table.columns]
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(f"{path} is no parquet file or is damaged: write it again") from error

@@ -1,6 +1,7 @@
 """One table, whatever file it came from: named columns and rows that know where they stand."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from gwsmm.types import InputError
 
 Cell = object  # str from text files; from JSON and parquet also numbers, booleans, None
 
+# A terminal would obey some of these, and a line break ends a row of a table.
+NO_NAME = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 SHOWN = 30  # characters of a column name, and number of names, that a message shows
 
 
@@ -56,7 +59,7 @@ def show(columns: Iterable[str]) -> str:
 
 
 def check_header(where: str, names: Sequence[str]) -> None:
-    """Refuse names that are missing, repeated, or a row of data."""
+    """Refuse names that are missing, repeated, no plain text, or a row of data."""
     if not names:
         raise InputError(f"{where} has no columns: write a column of responses and their ratings")
     numbers = sum(name.lstrip("-").isdecimal() for name in names)
@@ -65,6 +68,11 @@ def check_header(where: str, names: Sequence[str]) -> None:
     for position, name in enumerate(names, start=1):
         if not name:
             raise InputError(f"{where}: column {position} has no name: write one, or remove it")
+        if NO_NAME.search(name):
+            raise InputError(
+                f"{where}: the name of column {position} holds a line break or another control "
+                "character: write it in plain text"
+            )
     name, count = Counter(names).most_common(1)[0]
     if count > 1:
         raise InputError(

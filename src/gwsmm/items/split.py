@@ -16,6 +16,8 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 FEWEST = 10  # training responses; below this no model can be fitted, let alone validated
 NAME = re.compile(r"\w[\w .-]{0,79}")
+LONGEST = 200  # bytes; file systems take 255, with the ending
+RESERVED = re.compile(r"(?i:con|prn|aux|nul|com\d|lpt\d)( *\..*)?")  # by Windows, in every folder
 
 
 class Split(Protocol):
@@ -97,10 +99,16 @@ def assemble(  # noqa: PLR0913 - an item has this many parts; each is named at t
 
 def check_name(name: str) -> None:
     """Refuse a name that could not be, or could leave, a folder of its own."""
-    if not NAME.fullmatch(name) or ".." in name or name != name.rstrip(" ."):
+    if (
+        not NAME.fullmatch(name)
+        or ".." in name
+        or name != name.rstrip(" .")
+        or len(name.encode()) > LONGEST
+        or RESERVED.fullmatch(name)
+    ):
         raise InputError(
             f"item name {name[:80]!r} cannot be a file name: use letters, digits, '_', '-', '.' "
-            "and spaces, at most 80, beginning with a letter, a digit or '_'"
+            "and spaces, at most 80, beginning with a letter, a digit or '_', and no device's name"
         )
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table as Shown
 
 from gwsmm.report import details, evidence, figures, performance
@@ -135,14 +134,12 @@ def summary(
             shown.add_row(*[cell(n, v) for n, v in zip(columns, row, strict=True)])
         console.print(shown)
     for condition in conditions:
-        console.print(_plan_line(condition), markup=False, highlight=False)
+        console.print(_plan_line(condition), highlight=False)
     for note in _notes(conditions):
-        console.print(note, markup=False)
-    console.print(
-        f"Files: {_near(folder)}; look at report.html first", markup=False, soft_wrap=True
-    )
+        console.print(note)
+    console.print(f"Files: {_near(folder)}; look at report.html first", soft_wrap=True)
     for hint in hints:
-        console.print(hint, markup=False, highlight=False, soft_wrap=True)
+        console.print(hint, highlight=False, soft_wrap=True)
 
 
 def show_best(folder: Path, best: Sequence[Mapping[str, Any]]) -> None:
@@ -154,17 +151,15 @@ def show_best(folder: Path, best: Sequence[Mapping[str, Any]]) -> None:
         shown = Shown("trial", *best[0]["values"], "settings", box=SIMPLE_HEAD)
         for each in best:
             values = [cell(name, value) for name, value in each["values"].items()]
-            shown.add_row(str(each["trial"]), *values, escape(" ".join(each["overrides"])))
+            shown.add_row(str(each["trial"]), *values, " ".join(each["overrides"]))
         console.print(shown)
-    console.print(
-        f"Files: {_near(folder)}; all trials are in trials.csv", markup=False, soft_wrap=True
-    )
+    console.print(f"Files: {_near(folder)}; all trials are in trials.csv", soft_wrap=True)
     for each in best[:1]:
-        console.print(f"Again: {each['command']}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"Again: {each['command']}", highlight=False, soft_wrap=True)
 
 
 def _console() -> Console:
-    console = Console()
+    console = Console(markup=False, emoji=False)  # names and settings are not to be interpreted
     if not console.is_terminal:
         console.width = 160  # a file or a pipe has no width to respect
     return console

@@ -12,6 +12,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from gwsmm.evidence.bootstrap import Interval
+from gwsmm.spreadsheet import plain
 
 _ENDS = (" low", " high")
 _BOLD = ("\ue000", "\ue001")  # private characters, which no table holds
@@ -137,6 +138,10 @@ def _with(bold: tuple[str, str], text: str) -> str:
     return text
 
 
+def _csv(frame: pd.DataFrame) -> str:
+    return str(frame.map(plain).rename(columns=plain).to_csv(index=False))
+
+
 def write_tables(tables: Sequence[Table], folder: Path, heading: Sequence[str]) -> None:
     """Write `report.md` with all tables, and `tables/NAME` of each as Markdown, CSV and LaTeX."""
     (folder / "tables").mkdir(exist_ok=True)
@@ -144,10 +149,11 @@ def write_tables(tables: Sequence[Table], folder: Path, heading: Sequence[str]) 
     for table in tables:
         shown, path = [table.note, markdown(table)], folder / "tables" / table.name
         lines += [f"## {table.title}", *shown]
-        said = "".join(f"% {line}\n" for line in (*heading, table.title, table.note))
+        comments = (" ".join(each.split()) for each in (*heading, table.title, table.note))
+        said = "".join(f"% {line}\n" for line in comments)
         for ending, text in (
             (".md", "\n\n".join([*heading, *shown]) + "\n"),
-            (".csv", table.frame.to_csv(index=False)),
+            (".csv", _csv(table.frame)),
             (".tex", said + latex(table) + "\n"),
         ):
             path.with_suffix(ending).write_text(text, encoding="utf-8")

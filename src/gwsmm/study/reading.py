@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
+from gwsmm.plain import read_yaml
 from gwsmm.results import SCHEMA
 from gwsmm.types import Distances, InputError, Plan, partition
 
@@ -21,6 +22,17 @@ if TYPE_CHECKING:
 
 Content = TypeVar("Content")
 Decisions = NDArray[np.uint8]
+# What parsing raises where a file is damaged: the types of what is in it are not known before.
+_WRONG = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+    yaml.YAMLError,
+)
 _NO_RUN = "give the folder of a finished run or multirun, e.g. outputs/runs/TIME_NAME"
 
 
@@ -177,6 +189,11 @@ class _Item(TypedDict):
     scores: dict[Literal["majority", "individual", "merged"], _Scores]
 
 
+class _Plan(TypedDict):
+    groups: list[list[str]]
+    source: str
+
+
 class _Results(TypedDict):
     """What a report needs of `results.json`."""
 
@@ -184,7 +201,7 @@ class _Results(TypedDict):
     seed: int
     encoder: dict[str, str]
     synthetic: bool
-    plan: dict[str, Any]
+    plan: _Plan
     overall: dict[str, _Scores]
     merged_only: dict[str, _Scores] | None
     storage: dict[str, float]
@@ -216,7 +233,7 @@ def _table(text: str, words: Sequence[str | int] = ("item", "other")) -> "pd.Dat
 def _read(path: Path, parse: Callable[[str], Content]) -> Content:
     try:
         return parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, yaml.YAMLError, RecursionError) as error:
+    except _WRONG as error:
         raise InputError(_unreadable(path, error)) from error
 
 
@@ -237,7 +254,7 @@ def read_run(folder: Path) -> RunFolder:
             f"{folder / 'results.json'}: schema {schema!r} and not {SCHEMA}: run it again with "
             "this version"
         )
-    config = _read(folder / "config.yaml", yaml.safe_load)
+    config: Any = _read(folder / "config.yaml", read_yaml)
     about = _read(folder / "run.json", json.loads)
     _check(_Results, results, folder / "results.json")
     _check(dict[str, Any], config, folder / "config.yaml")

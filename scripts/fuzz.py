@@ -1,0 +1,35 @@
+"""Nothing trusted: every reader takes what can be meant and refuses the rest in one line.
+
+Inputs are valid files with bytes changed, cut, repeated and put in, and documents of the right
+shape with wrong values. A reader may return, or raise what it says that it raises; anything else,
+a hang or a file outside its folder is a fault, and its smallest input is printed.
+"""
+
+import argparse
+import sys
+import time
+from tempfile import TemporaryDirectory
+
+from fuzz_targets import TARGETS, fuzz
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--inputs", type=int, default=10_000, help="for each reader")
+    parser.add_argument("--only", nargs="+", default=list(TARGETS), choices=list(TARGETS))
+    asked = parser.parse_args()
+    failed = False
+    for name in asked.only:
+        started = time.monotonic()
+        with TemporaryDirectory() as place:
+            fault = fuzz(name, asked.inputs, place)
+        failed |= fault is not None
+        said = "no fault" if fault is None else f"FAULT\n{fault}"
+        print(
+            f"{name}: {asked.inputs} inputs, {time.monotonic() - started:.0f} s: {said}", flush=True
+        )
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()

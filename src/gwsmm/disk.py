@@ -1,0 +1,51 @@
+"""What a disk that is full, read-only or broken says, in one line."""
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gwsmm.types import InputError
+
+_REFUSED = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EEXIST,
+    errno.EFBIG,
+    errno.EIO,
+    errno.ENAMETOOLONG,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+}
+_SAFETENSORS = re.compile(r"\(os error (\d+)\)")  # it tells the number in its message alone
+
+
+def refusal(error: BaseException) -> str | None:
+    """The system's reason if it is one on which the user can act, else None."""
+    number = error.errno if isinstance(error, OSError) else None
+    if type(error).__name__ == "SafetensorError" and (said := _SAFETENSORS.search(str(error))):
+        number = int(said[1])
+    return os.strerror(number) if number in _REFUSED else None
+
+
+@contextmanager
+def writing(folder: Path, setting: str) -> Iterator[None]:
+    """Run a block that writes into a folder which the user chose by a setting.
+
+    Raises:
+        InputError: the system refuses to write.
+    """
+    try:
+        yield
+    except Exception as error:
+        if (reason := refusal(error)) is None:
+            raise
+        raise InputError(
+            f"{setting}={folder} cannot be written ({reason}): free space there, make it writable "
+            "or give another folder; what is finished is kept, and the same command goes on from "
+            "there"
+        ) from error

@@ -1,0 +1,331 @@
+"""What others wrote is data: it runs nothing, stays in its folder and learns no secret.
+
+SECURITY.md promises it. Readers of broken files are in test_fuzz, the page in test_report.
+"""
+
+import ast
+import csv
+import io
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from little import TINY, gwsmm, write_items
+from omegaconf import OmegaConf
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+import audit
+from fuzz_targets import bundles
+
+from gwsmm.bundle.manifest import read_manifest
+from gwsmm.bundle.table import to_csv
+from gwsmm.cli.composing import rebuild, shown
+from gwsmm.encoder import Encoder
+from gwsmm.grouping.record import read_record
+from gwsmm.items import files, reading
+from gwsmm.items.reading import read
+from gwsmm.items.split import check_name
+from gwsmm.report.table import Table, latex, write_tables
+from gwsmm.types import InputError
+
+SRC = Path(__file__).parents[1] / "src"
+
+
+def calls() -> list[tuple[str, ast.Call]]:
+    """Every call in the package: where it stands, and the call."""
+    return [
+        (path.name, node)
+        for path in SRC.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+    ]
+
+
+# Nothing is executed.
+
+
+def test_nothing_that_can_run_code_is_called_or_imported():
+    refused = {
+        *("pickle.load", "pickle.loads", "torch.load", "joblib.load", "yaml.load", "np.load"),
+        *("yaml.unsafe_load", "yaml.full_load", "eval", "exec", "os.system", "pd.read_pickle"),
+        *("torch.hub.load", "marshal.load", "marshal.loads", "shelve.open", "__import__"),
+    }
+    assert {ast.unparse(call.func) for _, call in calls()} & refused == set()
+    texts = [path.read_text(encoding="utf-8") for path in SRC.rglob("*.py")]
+    for word in (
+        "import pickle",
+        "import dill",
+        "import cloudpickle",
+        "shell=True",
+        "allow_pickle",
+    ):
+        assert not [text for text in texts if word in text]
+
+
+def test_no_model_brings_its_own_code():
+    loads = [
+        (where, {each.arg: ast.unparse(each.value) for each in call.keywords})
+        for where, call in calls()
+        if ast.unparse(call.func).startswith("Auto")
+    ]
+    assert len(loads) >= 4
+    for where, given in loads:
+        assert given.get("trust_remote_code") == "False", where
+
+
+class Boom:
+    """Says so when it is unpickled."""
+
+    def __init__(self, at: Path) -> None:
+        self.at = at
+
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (self.at,))
+
+
+def test_what_lies_beside_a_checkpoint_is_not_executed(tiny, tmp_path, monkeypatch):
+    folder, ran = tmp_path / "model", tmp_path / "ran"
+    folder.mkdir()
+    tiny.write_architecture(folder)
+    for name in ("pytorch_model.bin", "model.pt", "vectors.npy", "training_args.bin"):
+        (folder / name).write_bytes(pickle.dumps(Boom(ran)))
+    code = f"import pathlib\npathlib.Path({str(ran)!r}).touch()\nclass Evil: ...\n"
+    (folder / "evil.py").write_text(code)
+    config = json.loads((folder / "config.json").read_text())
+    named = {"AutoConfig": "evil.Evil", "AutoModel": "evil.Evil", "AutoTokenizer": "evil.Evil"}
+    (folder / "config.json").write_text(json.dumps({**config, "auto_map": named}))
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\ny\ny\n"))
+    base = {"revision": None, "pooling": "cls", "pooler": True, "max_length": 16}
+    with pytest.raises(InputError, match="pickled weights are never read"):
+        Encoder(model=str(folder), random=None, **base).pretrained()
+    drawn = Encoder(model=str(folder), random={}, **base)
+    drawn.network(labels=1)
+    drawn.tokenize(["a gas"])
+    config["model_type"] = "evil"  # which transformers does not have
+    (folder / "config.json").write_text(json.dumps({**config, "auto_map": named}))
+    with pytest.raises(InputError):
+        Encoder(model=str(folder), random={}, **base).network(labels=1)
+    assert not ran.exists()
+
+
+EVIL = [
+    *("os.system", "builtins.eval", "builtins.exec", "subprocess.Popen", "torch.load"),
+    *("torch.hub.load", "torch.nn.Linear", "hydra.utils.call", "hydra.utils.instantiate"),
+    "hydra._internal.utils._locate",
+    # classes that modules of ours and of torch import
+    *("gwsmm.tracking.subprocess.Popen", "torch.utils.cpp_extension.subprocess.Popen"),
+    "torch.distributed.elastic.multiprocessing.subprocess_handler.SubprocessHandler",
+    *("gwsmm.cli.composing.locate", "gwsmm.cli.run.shutil.rmtree", "gwsmm.store.os.system"),
+    *("gwsmm.cli.main.main", "gwsmm", "gwsmm.", "gwsmm..store", "gwsmm.store.Store.fetch"),
+]
+
+
+def evil(target: str, ran: Path) -> list[dict]:
+    """Ways to have it called."""
+    call = {"_target_": target, "_args_": [[f"touch {ran}"]], "shell": True}
+    root = {"_target_": "gwsmm.experiment.Experiment"}
+    return [
+        call,
+        {**call, "_partial_": True},
+        {**root, "name": call},
+        {**root, "_args_": [[call]]},
+        {**root, "_recursive_": False, "x": {"y": [call]}},
+        {**root, "what": target, "x": {**call, "_target_": "${what}"}},
+        {**root, "x": f"${{oc.create:{{_target_:{target}}}}}"},
+    ]
+
+
+@pytest.mark.parametrize("target", EVIL)
+def test_a_configuration_names_nothing_but_classes_of_this_package(target, tmp_path):
+    for content in evil(target, tmp_path / "ran"):
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
+        with pytest.raises(InputError, match="only classes of gwsmm"):
+            rebuild(tmp_path / "config.yaml")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "!!python/object/apply:os.system ['touch ran']",
+        "_target_: !!python/name:os.system ''",
+        "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n",
+        "[" * 1500,
+        "_target_: &t gwsmm.experiment.Experiment\nname: *t",
+    ],
+)
+def test_yaml_is_data_and_short(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("config.yaml").write_text(text)
+    for reader in (rebuild, lambda path: read_record(str(path))):
+        with pytest.raises(InputError) as refused:
+            reader(Path("config.yaml"))
+        assert "\n" not in str(refused.value)
+    assert not Path("ran").exists()
+
+
+# Nothing is written where it does not belong.
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", ".", "..", "../x", "a/b", "a\\b", "/etc/passwd", "C:x", "a\0b", "a\nb", "\x1b[31m"),
+        *("x" * 81, "字" * 70, "a.", "a ", " a", "-a", ".a", "a..b", "a\u2028b", "\ud800"),
+        *("con", "NUL", "com1", "LPT9", "aux.txt", "nul .x", "\\input", "=1+1", "$(ls)", "`ls`"),
+        *("\\write18{ls}", "<b>", "[red]", "a%b", "a|b"),
+    ],
+)
+def test_a_name_that_is_no_plain_file_name_is_refused(name):
+    with pytest.raises(InputError, match="cannot be a file name") as refused:
+        check_name(name)
+    assert "\x1b" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["é" * 80, "Item 1.b", "contour", "_", "комплекс"])
+def test_a_plain_name_is_taken(name):
+    check_name(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["../b/x", "a/../../x", "/etc/passwd", "a/../b", "a\\..\\x", "c:x", "a\0b", ".."]
+)
+def test_a_path_of_a_manifest_that_leaves_its_folder_is_refused(name, tmp_path):
+    content = json.loads(bundles()[0]["manifest.json"])
+    content["files"][name] = {"bytes": 1, "sha256": "0"}
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="leaves the bundle"):
+        read_manifest(tmp_path)
+
+
+# Nothing is read that would fill the machine.
+
+
+def test_a_table_that_unpacks_to_very_much_is_refused(tmp_path, monkeypatch):
+    text = pa.DictionaryArray.from_arrays(np.zeros(200_000, np.int32), ["x" * 1000])
+    packed = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"text": text, "E1": np.zeros(200_000, np.int8)}), packed)
+    assert packed.stat().st_size < 100_000
+    monkeypatch.setattr(reading, "MOST_CELLS", 100_000)
+    with pytest.raises(InputError, match="divide it into several files"):
+        read(packed)
+    (tmp_path / "t.csv").write_text("text,E1\nx,1\n")
+    monkeypatch.setattr(files, "LARGEST", 5)
+    with pytest.raises(InputError, match="divide it into several files"):
+        read(tmp_path / "t.csv")
+
+
+# What is written is text wherever it is opened.
+
+FORMULAS = ["=1+1", "+1+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", "=HYPERLINK(1)", "-2+3|' /C'!A0"]
+PLAIN = ["-1", "+3.5", "-1e-3", "a=b", "1", "", "it's", "-inf", None, -1, 2.5]
+
+
+def test_no_cell_is_a_formula_and_numbers_stay_numbers(tmp_path):
+    columns = {"=name": [*FORMULAS, *PLAIN], "n": [np.float32(-0.5)] * len([*FORMULAS, *PLAIN])}
+    header, *rows = list(csv.reader(io.StringIO(to_csv(columns), newline="")))
+    assert header == ["'=name", "n"]
+    assert [row[0] for row in rows] == [
+        *(f"'{each}" for each in FORMULAS),
+        *("" if each is None else str(each) for each in PLAIN),
+    ]
+    assert {row[1] for row in rows} == {"-0.5"}
+    labels = [each for each in FORMULAS if each[0].isprintable()]  # as names of columns are
+    frame = pd.DataFrame({"label": labels, "micro F1": [-0.5] * len(labels)})
+    write_tables([Table("t", "T", "", frame, {}, {})], tmp_path, [])
+    with (tmp_path / "tables" / "t.csv").open(newline="") as file:
+        _, *rows = list(csv.reader(file))
+    assert [row[0] for row in rows] == [f"'{each}" for each in labels]
+    assert {row[1] for row in rows} == {"-0.5"}
+
+
+def test_no_cell_is_a_command_of_latex(tmp_path):
+    evil = r"\input{x} \write18{ls} $x$ ^^5cinput a%b #1 ~"
+    table = Table("t", "T\n\\input{x}", "a\nb", pd.DataFrame({"run": [evil], evil: [0.5]}), {}, {})
+    text = latex(table)
+    for command in (r"\input", r"\write", "$x", "^^", " a%", " #"):
+        assert command not in text.replace(r"\$x", "")
+    write_tables([table], tmp_path, [])
+    comments = (tmp_path / "tables" / "t.tex").read_text().splitlines()[:2]
+    assert [line[:2] for line in comments] == ["% ", "% "]
+
+
+def test_a_terminal_is_told_nothing(tmp_path):
+    folder = write_items(tmp_path / "\x1b[31mred", items=2)
+    path = folder / "apples_train.csv"
+    path.write_text(path.read_text().replace("E1", "E\x1b[2J1"))
+    for options in ([], ["items=table", f"items.path={path}"], ["\x1b[31m=1"], ["merge=\x1b[31m"]):
+        given = [*TINY, "items=pasta", f"items.path='{folder}'", *options]
+        ended = gwsmm("run", *given, f"hydra.run.dir={tmp_path / 'run'}")
+        assert ended.code == 2
+        assert "\x1b" not in ended.err
+        assert ended.err.count("\n") == 1, options
+
+
+# No secret is told.
+
+
+def test_no_secret_of_the_environment_is_in_any_file_of_a_run(tmp_path, monkeypatch):
+    secrets = {
+        "WANDB_API_KEY": "k7" * 20,
+        "OPENAI_API_KEY": "sk-never-told",
+        "MINE": "hunter2again",
+    }
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    data = write_items(tmp_path / "data", items=2, train=24, test=8)
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps({"source": "us", "groups": [["apples", "boats"]]}))
+    ended = gwsmm(
+        "run", *TINY, "finetune.epochs=1", "features.size=12", "stability.repeats=0",
+        "items=pasta", f"items.path={data}", f"store={tmp_path / 'store'}",
+        f"hydra.run.dir={tmp_path / 'run'}", "tracker=offline", "grouping=llm",
+        f"grouping.record={plan}", "grouping.encoders=1",
+        "grouping.chat.base_url='https://me:${oc.env:MINE}@nowhere.invalid'",
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
+    config = (tmp_path / "run" / "config.yaml").read_text()
+    assert "https://me:${oc.env:MINE}@nowhere.invalid" in config
+    contents = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for secret in secrets.values():
+        assert not [path for path, content in contents.items() if secret.encode() in content]
+        assert secret not in ended.out + ended.err
+
+
+def test_a_configuration_is_written_without_what_the_environment_holds(monkeypatch):
+    monkeypatch.setenv("MINE", "hunter2")
+    said = {"a": "x-${oc.env:MINE}", "b": "${a}", "c": "${oc.env:NONE,7}", "d": [1, "${e}"], "e": 2}
+    cfg = OmegaConf.create(said)
+    found = shown(cfg)
+    assert found == {**said, "b": "x-${oc.env:MINE}", "d": [1, 2]}
+    assert cfg.a == "x-hunter2"  # the resolver is as it was
+    assert OmegaConf.create(yaml.safe_load(OmegaConf.to_yaml(found))).b == "x-hunter2"
+
+
+# What is installed.
+
+
+def test_only_a_vulnerability_that_a_newer_version_mends_fails_the_audit():
+    packages = [
+        {"name": "a", "version": "1", "vulns": [{"id": "X-1", "fix_versions": ["2", "1.1"]}]},
+        {"name": "b", "version": "1", "vulns": [{"id": "X-2", "fix_versions": []}]},
+        {"name": "c", "version": "1", "vulns": []},
+        {"name": "d", "skip_reason": "not found"},
+    ]
+    assert audit.judged(packages) == (["a 1: X-1: take 2 or 1.1"], ["b 1: X-2"])
+
+
+def test_advisories_that_cannot_be_had_are_a_warning(monkeypatch, capsys):
+    unreachable = subprocess.CompletedProcess([], 1, "", "ERROR: refused: https://nowhere.invalid")
+    monkeypatch.setattr(audit.subprocess, "run", lambda *_, **__: unreachable)
+    audit.main()
+    assert capsys.readouterr().out.startswith("WARNING: the packages were not audited")
