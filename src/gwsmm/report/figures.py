@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from io import StringIO
+from itertools import zip_longest
 from pathlib import Path
 
 import matplotlib as mpl
@@ -155,7 +156,7 @@ def pairs(axes: Axes, found: Prediction) -> None:
     axes.axhline(0, color=_GREY, lw=0.8)
     axes.locator_params(axis="x", nbins=5)
     axes.set_xlabel(found.signal, fontsize=8)
-    axes.set_ylabel(f"{found.loss} in groups of {found.size}, mean of the two", fontsize=8)
+    axes.set_ylabel(f"{found.loss}, groups of {found.size}", fontsize=8)
     axes.set_title(f"Spearman {found.correlation.value:.2f}", fontsize=9)
 
 
@@ -167,6 +168,20 @@ def save(draw: Draw, size: tuple[float, float], path: Path) -> None:
     figure = Figure(figsize=size, layout="constrained")
     draw(figure.subplots())
     figure.savefig(path, dpi=150)
+
+
+def save_several(draws: Sequence[Draw], size: tuple[float, float], path: Path) -> None:
+    """Draw several pictures of so many inches side by side, three in a row, into a PNG file."""
+    columns = min(3, len(draws))
+    rows = -(-len(draws) // columns)
+    figure = Figure(figsize=(columns * size[0], rows * size[1]), layout="constrained")
+    places = figure.subplots(rows, columns, squeeze=False).flat
+    for axes, draw in zip_longest(places, draws):
+        if draw is None:
+            axes.set_axis_off()
+        else:
+            draw(axes)
+    figure.savefig(path, dpi=110)
 
 
 _INK = "#010203"  # stands for the colour of the page's text until the picture is in the page

@@ -24,12 +24,17 @@ from gwsmm.results import (
     write_json,
 )
 from gwsmm.study.conditions import Condition
-from gwsmm.study.prediction import places, predictions
+from gwsmm.study.prediction import LOSSES, Prediction, places, predictions
 from gwsmm.study.reading import RunFolder
 from gwsmm.study.stability import plan_stability
 
 SYNTHETIC = "The responses of these items are synthetic: generated, not written by students."
-_PAGE, _HEAT, _BARS = _DRAWN = ("report.html", "heatmap.png", "items.png")
+_PAGE, _HEAT, _BARS, _PAIRS = _DRAWN = (
+    "report.html",
+    "heatmap.png",
+    "items.png",
+    "prediction.png",
+)
 
 
 def write_run(folder: Path, run: Run) -> None:
@@ -88,20 +93,27 @@ def write_report(
     for name in _DRAWN:
         (folder / name).unlink(missing_ok=True)
     if pictures:
-        _draw(folder, conditions)
+        _draw(folder, conditions, signals)
     if page:
         shown = paged(_title(first), conditions, tables, (signals, stands), notes)
         (folder / _PAGE).write_text(shown, encoding="utf-8")
     return {table.name: table.frame for table in tables}
 
 
-def _draw(folder: Path, conditions: Sequence[Condition]) -> None:
+def _draw(folder: Path, conditions: Sequence[Condition], signals: Sequence[Prediction]) -> None:
     """The pictures that stand beside the page as files."""
     first = conditions[0].runs[0]
     heat = partial(figures.heat_map, distances=first.distances, plan=first.plan)
     figures.save(heat, (7.5, 6.5), folder / _HEAT)
     bars = partial(figures.item_bars, conditions=conditions)
     figures.save(bars, (9, 4.5), folder / _BARS)
+    scatters = [
+        partial(figures.pairs, found=each)
+        for each in signals
+        if each.split == "test" and each.loss == LOSSES["micro_f1"]
+    ]
+    if scatters:
+        figures.save_several(scatters, (3.6, 3.0), folder / _PAIRS)
 
 
 def _title(run: RunFolder) -> str:
