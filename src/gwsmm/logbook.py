@@ -63,7 +63,7 @@ def standing(folder: Path) -> Standing:
         if logger == "store" and (begun := _STAGE.fullmatch(said)):
             stage = begun[1]
         word, _, rest = said.partition(" ")
-        if logger == "cli.run" and word in _SAYS:
+        if logger in ("cli.run", "cli.conducting") and word in _SAYS:
             state, why = _SAYS[word], rest
             stage = None if word == "begun" else stage
     if state == "killed" and (folder / "results.json").exists():

@@ -26,6 +26,8 @@ FIRST: Mapping[str, str | None] = {
     "name": None,
     "store": None,
     "execute": None,
+    "objective": None,
+    "remote": None,
     "tracker": None,
 }
 """By the first part of a setting: the first stage of the pipeline that it changes; None: none."""
