@@ -5,6 +5,7 @@ import multiprocessing
 import threading
 import time
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import ClassVar
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from gwsmm.artefact import Artefact
+from gwsmm.artefact import Absent, Artefact
 from gwsmm.execute import Serial
 from gwsmm.store import LOG, ORIGIN, Key, Store, identity, key_of
 from gwsmm.types import InputError, Item, Label, Responses
@@ -385,3 +386,9 @@ def test_a_second_damage_is_set_aside_too(store, log):
         truncate(made.path / "value.txt")
         with pytest.raises(InputError):
             made.file("value.txt")
+
+
+def test_an_error_of_a_result_that_is_gone_arrives_from_a_worker_as_it_was():
+    said = Absent(Path("store/merge/key"))
+    come = copy(said)  # as what travels between processes is made again
+    assert (type(come), str(come), come.stage) == (Absent, str(said), "merge")

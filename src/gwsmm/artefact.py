@@ -31,10 +31,14 @@ class Absent(InputError):
     """
 
     def __init__(self, path: Path) -> None:
-        self.stage = path.parent.name
+        self.path, self.stage = path, path.parent.name
         super().__init__(
             f"{path}: this result is not there any more; run the command again to compute it anew"
         )
+
+    def __reduce__(self) -> tuple[type["Absent"], tuple[Path]]:
+        """As it was made, for it comes from workers too."""
+        return Absent, (self.path,)
 
 
 @dataclass(frozen=True)
