@@ -20,6 +20,7 @@ from gwsmm.distance.gw_fused_select import GwFusedSelect, cost_by_feature, suppr
 from gwsmm.distance.subjects import CloudWithFeatures
 from gwsmm.execute import Serial
 from gwsmm.features import Features, own_responses
+from gwsmm.store import Store
 from gwsmm.types import Cloud, InputError
 
 FUSED = GwFused(
@@ -497,7 +498,7 @@ def compared(make_item, make_member, tiny, cpu, tmp_path_factory):
             features=READ,
             trainer=cpu,
             execute=Serial(threads=1),
-            store=str(folder),
+            kept=Store(folder),
         )
         drawn = [own_responses(READ, member).labels for member in members]
         return drawn, comparing.compared(x, members)

@@ -26,7 +26,7 @@ def wilcoxon(one: Numbers, other: Numbers) -> float:
     from scipy.stats import wilcoxon as signed_ranks
 
     differences = (other - one)[other != one]
-    if not len(differences):
+    if len(differences) < 2:  # either sign of one is as likely
         return 1.0
     if len(differences) > _FEW:
         return float(signed_ranks(other, one).pvalue)

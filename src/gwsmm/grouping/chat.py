@@ -116,7 +116,7 @@ class Chat:
 
     def _failed(self, how: str) -> InputError:
         # an address may hold a password
-        where = urlsplit(self.base_url).hostname if self.base_url else "the service"
+        where = urlsplit(self.base_url or "").netloc.rpartition("@")[2] or "the service"
         return InputError(
             f"grouping.chat: {where} failed ({how}); try again later, set grouping.chat.base_url, "
             "or replay what was answered with grouping.record"
