@@ -22,6 +22,8 @@ PATIENCE = 120  # seconds
 def command(arguments: list[str], said: Path = Path(os.devnull)) -> None:
     """`gwsmm run …` in a process group of its own, which writes there what it says."""
     os.setsid()
+    # as in a terminal, wherever the tests themselves were started
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream in (1, 2):
         os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     main(["run", *arguments])
