@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from gwsmm.artefact import Absent, Artefact
+from gwsmm.artefact import Absent, Artefact, Damaged
 from gwsmm.execute import Serial
 from gwsmm.store import LOG, ORIGIN, Key, Store, identity, key_of
 from gwsmm.types import InputError, Item, Label, Responses
@@ -366,6 +366,16 @@ def test_a_damaged_result_is_noticed_set_aside_and_computed_again(store, log, na
     assert made.path.with_suffix(".damaged").exists()
     assert one(store, Copy(log=str(log))).file("value.txt").read_text() == "subject"
     assert times(log) == 2
+
+
+@pytest.mark.parametrize(
+    "said", ["[]", '{"sha256": []}', '{"sha256": [], "bytes": {"value.txt": 7}}', '{"sha256": 1}']
+)
+def test_a_manifest_of_another_shape_is_damage(store, log, said):
+    made = one(store, Copy(log=str(log)))
+    (made.path / "manifest.json").write_text(said)
+    with pytest.raises(Damaged, match="run the command again"):
+        Artefact(made.path, made.digest).file("value.txt")
 
 
 def test_damage_that_two_readers_meet_is_told_to_both(store, log):

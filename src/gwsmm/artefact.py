@@ -80,7 +80,7 @@ class Artefact:
         """The checksums of the files; None if they cannot be had, or a file lacks or is cut."""
         try:
             content = json.loads((self.path / MANIFEST).read_text())
-            sums: dict[str, str] = content["sha256"]
+            sums: dict[str, str] = dict(content["sha256"])
             sizes = dict.fromkeys(sums) | content.get("bytes", {})  # which old stores do not have
             there = {path.name: path.stat().st_size for path in self.path.iterdir()}
             whole = all(size in (None, there[name]) for name, size in sizes.items())
