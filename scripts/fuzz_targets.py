@@ -23,7 +23,7 @@ from safetensors.numpy import save
 from gwsmm.artefact import MANIFEST, Artefact
 from gwsmm.bundle.manifest import checked, read_manifest
 from gwsmm.bundle.reading import open_bundle
-from gwsmm.cli.composing import CONF, build, rebuild
+from gwsmm.cli.composing import CONF, build, check_choices, rebuild
 from gwsmm.cli.explain import explain, is_users
 from gwsmm.grouping.chat import Chat
 from gwsmm.grouping.llm import LanguageModel
@@ -431,8 +431,10 @@ def read_overrides(folder: Path) -> object:
     from hydra import compose, initialize_config_dir
 
     text = (folder / "overrides").read_bytes().decode("utf-8", "replace")
+    overrides = [line for line in text.splitlines() if line]
     with explained(), initialize_config_dir(str(CONF), version_base="1.3"):
-        return build(compose("config", overrides=[line for line in text.splitlines() if line]))
+        check_choices(overrides)
+        return build(compose("config", overrides=overrides))
 
 
 @contextmanager

@@ -15,8 +15,9 @@ from little import COMMAND, CONF, NAMES, TINY, TWO, gwsmm, read_json, write_item
 from omegaconf import OmegaConf
 
 from gwsmm import __version__
-from gwsmm.cli.run import build
+from gwsmm.cli.composing import build, rebuild
 from gwsmm.experiment import Experiment
+from gwsmm.types import InputError
 
 EVERY_YAML = sorted(CONF.rglob("*.yaml"))
 CHOICES = {
@@ -70,6 +71,10 @@ SEEDS = "split.seed=0 features.seed=0 distance.seed=0 stability.seed=0 evidence.
         ("sede=1", r"sede.*did you mean seed\?"),
         ("mrege=ties", r"mrege.*did you mean merge\?"),
         ("merge=tise", r"merge=tise.*did you mean ties\?.*average"),
+        ("merge=1", r"merge=1: merge takes the name of a choice \(.*average"),
+        ("-m merge=ties,2", r"merge=ties,2: merge takes the name of a choice \(.*average"),
+        ("merge=null", r"merge=null: merge takes the name of a choice \(.*average"),
+        ("=1", r"=1: there is no name of a setting"),
         ("merge=average merge.density=0.1", r"merge\.density: the chosen merge has no such"),
         ("merge.density=abc", r"merge\.density='abc'.*number"),
         ("finetune.epochs=2.5", r"finetune\.epochs=2\.5.*integer"),
@@ -101,6 +106,14 @@ SEEDS = "split.seed=0 features.seed=0 distance.seed=0 stability.seed=0 evidence.
 )
 def test_a_setting_that_cannot_be_is_refused_in_one_line(data, override, says):
     refused(*PASTA, *override.split(), says=says)
+
+
+@pytest.mark.parametrize("content", ['"0"', "[]", "3", "null", "a: 1"])
+def test_a_file_that_is_no_configuration_of_a_run_is_refused(tmp_path, content):
+    path = tmp_path / "config.yaml"
+    path.write_text(content)
+    with pytest.raises(InputError, match="no configuration of a run"):
+        rebuild(path)
 
 
 def test_a_setting_that_has_no_default_is_asked_for(data):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.resolvers import oc
 
@@ -55,6 +57,25 @@ def _keys(node: object, prefix: str = "") -> Iterator[str]:
             yield from _keys(value, f"{prefix}{key}.")
 
 
+def check_choices(overrides: Sequence[str]) -> None:
+    """Refuse a group that is set to what is no name; Hydra does not say which one it was.
+
+    Raises:
+        InputError: names the override.
+        OverrideParseException: one cannot be read.
+    """
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        group, value = override.key_or_group, override.value()
+        if not group:
+            raise InputError(f"{override.input_line}: there is no name of a setting before the =")
+        names = value.list if isinstance(value, ChoiceSweep) else [value]
+        if (CONF / group).is_dir() and any(isinstance(n, int | float | None) for n in names):
+            choices = ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
+            raise InputError(
+                f"{override.input_line}: {group} takes the name of a choice ({choices})"
+            )
+
+
 def build(cfg: DictConfig) -> "Experiment":
     """The experiment that a composed configuration describes; imports torch.
 
@@ -80,10 +101,10 @@ def rebuild(path: Path) -> "Experiment":
     """
     try:
         content: Any = read_yaml(path.read_text(encoding="utf-8"))
-        cfg = OmegaConf.create(content)
+        cfg = OmegaConf.create(content) if isinstance(content, dict) else None
     except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({type(error).__name__})") from error
-    if not isinstance(cfg, DictConfig) or cfg._is_none() or "_target_" not in cfg:
+    if cfg is None or "_target_" not in cfg:
         raise InputError(f"{path} is no configuration of a run")
     return build(cfg)
 

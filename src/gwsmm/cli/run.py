@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from gwsmm.cli.composing import CONF, build, refuse, settings
+from gwsmm.cli.composing import CONF, build, check_choices, refuse, settings
 from gwsmm.cli.conducting import conduct
 from gwsmm.cli.explain import explain, is_users
 from gwsmm.disk import writing
@@ -36,6 +36,7 @@ def run_command(arguments: Sequence[str]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, who say them in one line
     dry = DRY in arguments
     try:
+        check_choices([each for each in arguments if "=" in each and not each.startswith("-")])
         if dry:
             _dry_run([each for each in arguments if each != DRY])
         else:
