@@ -51,7 +51,8 @@ class Bench:
         self.fixed += ["tracker=off", "execute=serial", *overrides]
         self.root, self.colds = root, colds
         self.rows: list[Row] = []
-        self.keys: dict[str, Any] = {}
+        self.keys: dict[str, object] = {}
+        self.shared: float | None = None  # seconds of the grid by one process, once measured
 
     def note(self, part: str, what: str, result: str) -> None:
         self.rows.append({"part": part, "what": what, "result": result})
@@ -126,8 +127,8 @@ def grid(bench: Bench) -> None:
     bench.note("grid", "the same again, into the same folder", seconds(*same))
     bench.note("grid", "stages computed by these", str(more.total()))
     bench.note("grid", "times less than independent runs", f"{len(JOBS) * wall / first[0]:.1f}")
+    bench.shared = first[0]
     bench.keys |= {
-        "grid_seconds": first[0],
         "grid_speedup": len(JOBS) * wall / first[0],
         "grid_speedup_processor": len(JOBS) * cpu / first[1],
         "repeat_seconds": again[0],
@@ -163,7 +164,7 @@ def kill(bench: Bench) -> None:
 
 def processes(bench: Bench) -> None:
     """The grid by four processes, a distance each, beside one process."""
-    one = bench.keys.get("grid_seconds") or spent(bench.grid("one", "one_runs"))[0]
+    one = bench.shared or spent(bench.grid("one", "one_runs"))[0]
     started = time.perf_counter()
     running = [
         subprocess.Popen(
