@@ -11,6 +11,7 @@ from typing import Any, Literal
 import yaml
 
 from gwsmm.inventory import Kept
+from gwsmm.plain import read_yaml
 from gwsmm.store import Store, claimed
 
 LOG = "run.log"
@@ -83,7 +84,7 @@ class Left:
     @cached_property
     def settings(self) -> Mapping[str, Any]:
         """The content of `config.yaml`."""
-        return self._read("config.yaml", yaml.safe_load)
+        return self._read("config.yaml", read_yaml)
 
     @property
     def overrides(self) -> list[str] | None:
@@ -119,6 +120,6 @@ class Left:
     def _read(self, name: str, parse: Callable[[str], Any]) -> Mapping[str, Any]:
         try:
             content = parse((self.folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError):
+        except (OSError, ValueError, yaml.YAMLError, RecursionError):
             return {}
         return content if isinstance(content, dict) else {}
