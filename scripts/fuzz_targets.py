@@ -510,6 +510,18 @@ TARGETS: dict[str, Target] = {
 def fuzz(name: str, number: int, place: str) -> str | None:
     """What went wrong with the smallest input that it went wrong with; None: nothing did.
 
+    Args: as of `check`.
+    """
+    try:
+        check(name, number, place)()
+    except Exception as fault:  # noqa: BLE001 - whatever it is, it is what is looked for
+        return "".join(traceback.format_exception(fault))
+    return None
+
+
+def check(name: str, number: int, place: str) -> Callable[..., None]:
+    """The test that a target takes or refuses every input.
+
     Args:
         name: of a target.
         number: of inputs.
@@ -537,11 +549,7 @@ def fuzz(name: str, number: int, place: str) -> str | None:
             target.read(folder)
         assert [path.name for path in home.iterdir()] == ["in"], "a file outside its folder"
 
-    try:
-        never_fails()
-    except Exception as fault:  # noqa: BLE001 - whatever it is, it is what is looked for
-        return "".join(traceback.format_exception(fault))
-    return None
+    return never_fails
 
 
 class TooSlow(Exception):
