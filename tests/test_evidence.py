@@ -66,6 +66,7 @@ def test_kappa_and_prevalence_by_label():
     assert np.isnan(found["kappa"][0])
     mean = MEASUREMENT["label_kappa"].of(truth, said)
     assert mean == pytest.approx(found["kappa"][1:].mean(), abs=NEAR)
+    assert np.isnan(MEASUREMENT["label_kappa"].of(truth[:, :1], said[:, :1]))
 
 
 def test_the_standardised_difference_of_scores():
@@ -75,6 +76,16 @@ def test_the_standardised_difference_of_scores():
     spread = np.sqrt((rated.var() + said.var()) / 2)
     assert found == pytest.approx((said.mean() - rated.mean()) / spread, abs=NEAR)
     assert MEASUREMENT["smd"].of(encode(rated, 3), encode(rated, 3)) == 0
+    always = [encode(np.full(5, score), 3) for score in (0, 2)]
+    assert MEASUREMENT["smd"].of(always[1], always[1]) == 0
+    assert np.isnan(MEASUREMENT["smd"].of(*always))  # no spread to measure it by
+
+
+def test_one_response_has_no_interval():
+    truth, said = rated(5, n=1)
+    found = BOOTSTRAP.over_responses(METRICS["micro_f1"], truth, [truth, said], difference)
+    assert np.isnan([found.low, found.high]).all()
+    assert found.value <= 0
 
 
 # Tests over items.
@@ -199,6 +210,15 @@ def test_what_items_add_is_taken_away():
     assert without_items(items[:, None] + items) == pytest.approx(0, abs=1e-9)
     assert left.sum(axis=1) == pytest.approx(0, abs=1e-9)
     assert (left == left.T).all()
+
+
+def test_pairs_that_are_equally_far_apart_stay_so_without_their_items():
+    groups = np.array([0, 0, 0, 1, 1, 1, 1])
+    far = (groups[:, None] != groups).astype(float)
+    left = without_items(far)[np.triu_indices(7, 1)]
+    assert len(np.unique(left)) == 3  # inside one, inside the other, between the two
+    assert np.isnan(spearman(without_items(np.ones((7, 7)) - np.eye(7)), symmetric(1)))
+    assert np.isnan(spearman(without_items(np.zeros((7, 7))), symmetric(1)))
 
 
 def test_an_interval_of_a_correlation_holds_it_and_needs_five_items():

@@ -17,9 +17,11 @@ import yaml
 from little import gwsmm
 from scipy.stats import spearmanr, ttest_rel
 
+from gwsmm.evidence.testing import holm, keeps
 from gwsmm.metrics import METRICS, score
 from gwsmm.report.table import Table, latex, markdown
 from gwsmm.study.conditions import axes, conditions
+from gwsmm.study.estimates import kept_enough
 from gwsmm.study.prediction import complete_sizes, merging_losses
 from gwsmm.study.reading import read_runs
 
@@ -253,6 +255,21 @@ def test_a_run_that_is_given_twice_counts_once(several):
     assert [len(each.runs) for each in once] == [len(each.runs) for each in twice] == [1]
 
 
+def test_runs_of_several_multiruns_have_names_of_their_own(tmp_path):
+    asked = {"0": "linkage", "1": "random"}
+    runs = [
+        write_run(
+            tmp_path / name / job,
+            overrides=[f"experiment={name}", f"grouping={plan}"],
+            config={"name": name, "grouping": {"_target_": plan}, "merge": {"_target_": name}},
+        )
+        for name in "ab"
+        for job, plan in asked.items()
+    ]
+    names = [each.name for each in conditions(read_runs(runs))]
+    assert names == [f"grouping={asked[job]} ({name}/{job})" for name in "ab" for job in asked]
+
+
 def test_names_of_items_may_be_numbers(tmp_path):
     run = write_run(tmp_path / "run", items=["apples", "boats", "3", "04", "5.0", "1e3"])
     assert list(read_runs([run])[0].distances.names) == ["apples", "boats", "3", "04", "5.0", "1e3"]
@@ -349,6 +366,37 @@ def test_what_is_best_is_marked_and_what_keeps_enough_has_a_dagger(several, tmp_
     assert "†" in next(line for line in text.splitlines() if "merged" in line)
 
 
+def test_equal_runs_are_equally_good(tmp_path):
+    runs = [
+        write_run(tmp_path / f"run{n}", overrides=[f"merge.n={n}"], config={"merge": {"n": n}})
+        for n in (1, 2)
+    ]
+    for table in ("performance", "ablations"):
+        text = (reported(tmp_path / "out", *runs) / "tables" / f"{table}.md").read_text()
+        lines = [line for line in text.splitlines() if "merge.n" in line and "| ma" not in line]
+        assert len([line for line in lines if "**" in line]) == 2, text
+
+
+def test_what_seeds_differ_in_is_a_mean(tmp_path):
+    runs = [write_run(tmp_path / str(seed), seed=seed) for seed in (0, 1)]
+    path = runs[1] / "results.json"
+    content = json.loads(path.read_text())
+    content["storage"] |= {"encoders_after": 2, "passes_after": 2, "bytes_after": 1_000_000}
+    path.write_text(json.dumps(content))
+    out = reported(tmp_path / "out", *runs)
+    assert "3.5" in read(out, "performance")["encoders"].astype(str).tolist()
+    assert read(out, "efficiency")["passes"].tolist() == [6, 3.5]
+    text = (out / "report.html").read_text()
+    assert "2.0 × less storage, 3.5 of 6 passes" in text
+
+
+def test_a_generated_item_is_said_to_be_whichever_run_has_it(tmp_path):
+    runs = [write_run(tmp_path / n, overrides=[n], config={"merge": {n: 1}}) for n in ("a", "b")]
+    path = runs[1] / "results.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"synthetic": True}))
+    assert "synthetic" in (reported(tmp_path / "out", *runs) / "report.md").read_text()
+
+
 def test_a_change_that_is_none_has_an_interval_of_none(several):
     table = read(several / "out", "items").set_index(["run", "item"])
     own = table.loc[("default", "dunes")]
@@ -379,6 +427,37 @@ def test_a_signal_that_says_the_loss_predicts_it_and_the_best_plan_stands_above_
         costs = [values[i, j] * (weights[i] + weights[j]) for i, j in combinations(range(6), 2)]
         assert places.loc[seed, "p"] == pytest.approx(np.mean(np.array(costs) <= costs[0] + 1e-12))
         assert places.loc[seed, "random plans"] == 15
+
+
+@pytest.mark.parametrize("lacking", [0, 1])
+def test_a_seed_that_did_not_merge_every_pair_says_nothing_of_pairs(lacking, tmp_path):
+    runs = [write_run(tmp_path / str(seed), seed=seed, pairs=True) for seed in (0, 1)]
+    path = runs[lacking] / "controls.json"
+    controls = json.loads(path.read_text())
+    last = len(controls["groups"]) - 1
+    path.write_text(json.dumps(controls | {"groups": controls["groups"][:-1], "plans": []}))
+    attempts = pd.read_parquet(runs[lacking] / "attempts.parquet")
+    attempts[attempts["group"] != last].to_parquet(runs[lacking] / "attempts.parquet", index=False)
+    both = read(reported(tmp_path / "both", *runs), "prediction")
+    alone = read(reported(tmp_path / "alone", runs[1 - lacking]), "prediction")
+    pd.testing.assert_frame_equal(both, alone)
+
+
+def test_p_values_are_adjusted_over_the_whole_table(several):
+    table = read(several / "out", "prediction")
+    kinds = ("p", "p without item effects")
+    raw, adjusted = (table[[f"{k}{end}" for k in kinds]].to_numpy() for end in ("", " (Holm)"))
+    assert sorted(table["responses"].unique()) == ["test", "validation"]
+    assert adjusted.ravel() == pytest.approx(holm(raw.ravel()))
+    places = read(several / "out", "standings")
+    assert places["p (Holm)"].tolist() == pytest.approx(holm(places["p"]))
+    found = conditions(read_runs([several / f"{name}0" for name in ("ties", "worse")]))
+    each = [
+        keeps(c.scores("individual", metric), c.scores("merged", metric), 0.99)
+        for metric in METRICS[:2]
+        for c in found
+    ]
+    assert np.ravel(kept_enough(found, METRICS[:2])) == pytest.approx(holm(each))
 
 
 def test_in_groups_of_any_size_a_loss_that_is_each_items_own_is_found_again():
@@ -451,6 +530,9 @@ def test_special_characters_are_escaped_in_every_format():
     assert r"| a\|b_c & 50 % | **0.5000**" in markdown(table)
     assert r"a|b\_c \& 50 \%" in latex(table)
     assert r"\textbf{0.5000}" in latex(table)
+    label = pd.DataFrame({"label": ["one\nof <b>two</b>, < 3"]})
+    shown = markdown(Table("t", "T", "", label, {}, {}))
+    assert "| one of &lt;b>two&lt;/b>, < 3 |" in shown
 
 
 # The page

@@ -4,7 +4,6 @@ Both are symmetric [N, N] matrices. Their entries are not independent, since eve
 of them, so tests and intervals go by items and not by pairs.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import permutations
 from math import factorial
@@ -32,7 +31,8 @@ def without_items(matrix: Matrix) -> Matrix:
     """What is left of each pair after the least-squares share of its two items, μ + α_i + α_j.
 
     An item that is hard to merge with anybody has large losses to all; what is left says who goes
-    with whom. Four items are needed for anything to be left.
+    with whom. Four items are needed for anything to be left. What is as large as rounding is
+    rounded away: pairs that are equally far apart must have equal ranks.
     """
     n = len(matrix)
     rows, columns = np.triu_indices(n, 1)
@@ -41,7 +41,9 @@ def without_items(matrix: Matrix) -> Matrix:
     design[at, rows] = design[at, columns] = 1  # spans the constant too
     pairs = matrix[rows, columns]
     left = np.zeros_like(matrix)
-    left[rows, columns] = pairs - design @ np.linalg.lstsq(design, pairs, rcond=None)[0]
+    residuals = pairs - design @ np.linalg.lstsq(design, pairs, rcond=None)[0]
+    scale = float(np.abs(pairs).max()) or 1.0
+    left[rows, columns] = scale * np.round(residuals / scale, 12)
     found: Matrix = left + left.T
     return found
 
@@ -85,12 +87,7 @@ class Association:
         random = np.random.default_rng(self.seed)
         return random.permuted(np.tile(np.arange(n), (self.draws, 1)), axis=1)
 
-    def interval(
-        self,
-        distances: Matrix,
-        losses: Matrix,
-        prepare: Callable[[Matrix], Matrix] = lambda matrix: matrix,
-    ) -> Interval:
+    def interval(self, distances: Matrix, losses: Matrix, *, apart: bool = False) -> Interval:
         """The rank correlation with its jackknife interval: every item is left out once.
 
         On Fisher's scale, with Student's quantile of N − 1 degrees of freedom. The jackknife over
@@ -101,25 +98,27 @@ class Association:
         Args:
             distances: between the items.
             losses: of merging two of them.
-            prepare: applied to both, whichever items are left.
+            apart: from the items' own shares, which are taken from both sides, whichever items are
+                left, and from the number of independent pairs.
 
         Source: Snijders and Borgatti (1999), "Non-parametric standard errors and tests for network
         statistics"; Fieller, Hartley and Pearson (1957) for the variance 1.06 / (pairs − 3).
         """
         from scipy.stats import t
 
+        def correlation(at: NDArray[np.int64]) -> float:
+            sides = [matrix[np.ix_(at, at)] for matrix in (distances, losses)]
+            return spearman(*map(without_items, sides)) if apart else spearman(*sides)
+
         n = len(losses)
-        value = spearman(prepare(distances), prepare(losses))
-        left = [np.delete(np.arange(n), out) for out in range(n)]
-        without = np.array(
-            [spearman(*(prepare(m[np.ix_(at, at)]) for m in (distances, losses))) for at in left]
-        )
+        value = correlation(np.arange(n))
+        without = np.array([correlation(np.delete(np.arange(n), out)) for out in range(n)])
         if n < 5 or np.isnan([value, *without]).any():
             return Interval(value, np.nan, np.nan)
         near_one = 1 - 1e-6
         fisher = np.arctanh(np.clip(without, -near_one, near_one))
         twice = (n - 1) / n * np.square(fisher - fisher.mean()).sum()
-        of_pairs = 1.06 / (n * (n - 1) / 2 - 3)
+        of_pairs = 1.06 / max(n * (n - 1) / 2 - (n if apart else 0) - 3, 1)
         half = np.sqrt(max(twice - of_pairs, twice / 2)) * t.ppf((1 + self.level) / 2, n - 1)
         centre = np.arctanh(np.clip(value, -near_one, near_one))
         return Interval(value, float(np.tanh(centre - half)), float(np.tanh(centre + half)))

@@ -89,10 +89,13 @@ class Bootstrap:
 
         For a mean it makes up for the factor (n − 1) / n of the bootstrap's variance and for the
         normal quantile in the place of Student's. Source: Hesterberg (2015), "What teachers
-        should know about the bootstrap", section 3.3, the expanded percentile interval.
+        should know about the bootstrap", section 3.3, the expanded percentile interval. Of one
+        cluster alone there is no interval.
         """
         from scipy.stats import norm, t
 
+        if n < 2:
+            return Interval(value, np.nan, np.nan)
         tail = (1 - self.level) / 2
         tail = float(norm.cdf(np.sqrt(n / (n - 1)) * t.ppf(tail, n - 1)))
         low, high = np.nanquantile(replicates, [tail, 1 - tail])

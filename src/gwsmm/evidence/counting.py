@@ -101,7 +101,8 @@ def _mean_label_kappa(sums: Numbers) -> Numbers:
     """Mean over the labels that vary; nan where none does."""
     each = _label_kappa(sums)
     varies = ~np.isnan(each)
-    return _share(np.where(varies, each, 0).sum(-1), varies.sum(-1).astype(float))
+    found = _share(np.where(varies, each, 0).sum(-1), varies.sum(-1).astype(float))
+    return np.where(varies.any(-1), found, np.nan)
 
 
 def _moments(truth: Decisions, decisions: Decisions) -> Numbers:
@@ -115,7 +116,7 @@ def _standardised(sums: Numbers) -> Numbers:
     n = sums[..., 4]
     mean, other = sums[..., 0] / n, sums[..., 1] / n
     spread = np.sqrt(np.maximum((sums[..., 2] / n - mean**2 + sums[..., 3] / n - other**2) / 2, 0))
-    return _share(other - mean, spread)
+    return np.where((spread > 0) | (mean == other), _share(other - mean, spread), np.nan)
 
 
 METRICS: Mapping[str, Metric] = {
@@ -133,7 +134,8 @@ MEASUREMENT: Mapping[str, Metric] = {
 """Of items of any kind: Cohen's kappa, mean over labels, and the standardised mean difference.
 
 The latter is (mean predicted − mean rated) / √((s²_predicted + s²_rated) / 2) of the scores, or of
-how many labels a response is said to show; beyond ±0.15 it is usually held to matter.
+how many labels a response is said to show; beyond ±0.15 it is usually held to matter. nan where the
+means differ and neither side varies.
 Source: Williamson, Xi and Breyer (2012), "A framework for evaluation and use of automated scoring".
 """
 

@@ -77,8 +77,8 @@ def ablations(conditions: Sequence[Condition]) -> Table | None:
         {
             "setting": axis,
             "run": condition.name,
-            "encoders": condition.runs[0].results["storage"]["encoders_after"],
-            "MB": condition.mean_bytes("bytes_after") / MEGABYTE,
+            "encoders": condition.storage("encoders_after"),
+            "MB": condition.storage("bytes_after") / MEGABYTE,
             **spread(HEADINGS["micro_f1"], mean_over_items(condition, "merged", "micro_f1")),
             **{
                 HEADINGS[name]: float(condition.overall("merged", name).mean())
@@ -92,7 +92,10 @@ def ablations(conditions: Sequence[Condition]) -> Table | None:
     if not rows:
         return None
     frame = pd.DataFrame(rows)
-    best = {name: frozenset(frame.groupby("setting")[name].idxmax()) for name in HEADINGS.values()}
+    best = {
+        name: frozenset(frame.index[frame[name] == frame.groupby("setting")[name].transform("max")])
+        for name in HEADINGS.values()
+    }
     note = f"What differs from the run “{conditions[0].name}” in one setting alone."
     return Table("ablations", "Ablations", note, frame, best, {})
 
@@ -102,17 +105,16 @@ def efficiency(conditions: Sequence[Condition]) -> Table:
     rows = []
     for condition in conditions:
         for model, when in (("individual", "before"), ("merged", "after")):
-            storage = condition.runs[0].results["storage"]
-            size = condition.mean_bytes(f"bytes_{when}")
+            size = condition.storage(f"bytes_{when}")
             costs = [run.about["scoring"][model] for run in condition.runs]
             rows.append(
                 {
                     "run": condition.name,
                     "model": model,
-                    "encoders": storage[f"encoders_{when}"],
-                    "passes": storage[f"passes_{when}"],
+                    "encoders": condition.storage(f"encoders_{when}"),
+                    "passes": condition.storage(f"passes_{when}"),
                     "MB": size / MEGABYTE,
-                    "times less": condition.mean_bytes("bytes_before") / size,
+                    "times less": condition.storage("bytes_before") / size,
                     **(_speed(costs) if None not in costs else {}),
                 }
             )

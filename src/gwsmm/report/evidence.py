@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from gwsmm.evidence.testing import holm
 from gwsmm.report.table import Row, Table, named, spread
 from gwsmm.study.agreement import agreements, label_agreements, subgroups
 from gwsmm.study.conditions import Condition
@@ -85,19 +86,21 @@ def predicting(found: Sequence[Prediction]) -> Table | None:
             "in groups of": each.size,
             "predicts": each.loss,
             "responses": each.split,
-            **spread("Spearman", each.correlation),
-            "p": each.p,
-            "p (Holm)": each.p_holm,
-            **spread("Spearman without item effects", each.own),
+            **spread("Spearman", each.raw.spearman),
+            "p": each.raw.p,
+            "p (Holm)": each.raw.p_holm,
+            **spread("Spearman without item effects", each.apart.spearman),
+            "p without item effects": each.apart.p,
+            "p without item effects (Holm)": each.apart.p_holm,
         }
         for each in found
     ]
     note = (
         "Rank correlation over all pairs of items between a signal and what merging the two costs "
         "them on average (of larger groups, in all that hold the two); a distance that works has a "
-        "positive one. Intervals by the jackknife "
-        "over items, p by Mantel's permutations of items. Without item effects: what is left when "
-        "every item's own share is taken from both sides."
+        "positive one. Without item effects: what is left when every item's own share is taken "
+        "from both sides. Intervals by the jackknife over items, p by Mantel's permutations of "
+        "items, Holm over all tests of the table."
     )
     return Table("prediction", "Does it predict the loss?", note, pd.DataFrame(rows), {}, {})
 
@@ -106,6 +109,7 @@ def standings(found: Sequence[Place]) -> Table | None:
     """Plans among random ones; None: there were none."""
     if not found:
         return None
+    adjusted = holm([each.standing.p for each in found])
     rows = [
         {
             "run": each.condition,
@@ -117,12 +121,14 @@ def standings(found: Sequence[Place]) -> Table | None:
             "all there are": each.complete,
             "percentile": each.standing.percentile,
             "p": each.standing.p,
+            "p (Holm)": p_holm,
         }
-        for each in found
+        for each, p_holm in zip(found, adjusted, strict=True)
     ]
     note = (
         "Test micro F1 over all items of the plan, and of random plans with groups of the same "
-        "sizes; the percentile is the share of these that are worse, p that of those as good."
+        "sizes; the percentile is the share of these that are worse, p that of those as good; Holm "
+        "over the table."
     )
     return Table("standings", "Among random plans", note, named(rows), {}, {})
 

@@ -123,7 +123,7 @@ def frontier(axes: Axes, conditions: Sequence[Condition]) -> None:
     points = [("individual", "before", first, "individual")]
     points += [(c.name or "merged", "after", c, "merged") for c in conditions]
     at = [
-        (c.mean_bytes(f"bytes_{when}") / 1e6, float(c.overall(model, "micro_f1").mean()))
+        (c.storage(f"bytes_{when}") / 1e6, float(c.overall(model, "micro_f1").mean()))
         for _, when, c, model in points
     ]
     for (name, _, _, model), (size, score) in zip(points, at, strict=True):
@@ -157,7 +157,7 @@ def pairs(axes: Axes, found: Prediction) -> None:
     axes.locator_params(axis="x", nbins=5)
     axes.set_xlabel(found.signal, fontsize=8)
     axes.set_ylabel(f"{found.loss}, groups of {found.size}", fontsize=8)
-    axes.set_title(f"Spearman {found.correlation.value:.2f}", fontsize=9)
+    axes.set_title(f"Spearman {found.raw.spearman.value:.2f}", fontsize=9)
 
 
 Draw = Callable[[Axes], None]

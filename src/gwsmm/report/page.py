@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from gwsmm.report import figures
 from gwsmm.report.figures import Draw
-from gwsmm.report.table import Table
+from gwsmm.report.table import Table, cell
 from gwsmm.study.conditions import Condition
 from gwsmm.study.prediction import Place, Prediction
 
@@ -84,10 +84,12 @@ def _headline(conditions: Sequence[Condition]) -> list[tuple[str, str, str]]:
         own, merged = (
             condition.overall(model, "micro_f1").mean() for model in ("individual", "merged")
         )
-        storage = condition.runs[0].results["storage"]
-        passes = f"{storage['passes_after']} of {storage['passes_before']} passes"
+        after, before = (
+            cell("passes", condition.storage(f"passes_{w}")) for w in ("after", "before")
+        )
+        less = condition.storage("bytes_before") / condition.storage("bytes_after")
         kept = f"{100 * merged / own:.1f} %" if own else "–"
-        cost = f"{storage['factor']:.1f} × less storage, {passes}"
+        cost = f"{less:.1f} × less storage, {after} of {before} passes"
         found.append((condition.name or "merged", kept, cost))
     return found
 

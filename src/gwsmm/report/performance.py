@@ -80,7 +80,7 @@ def performance(conditions: Sequence[Condition]) -> Table:
                 made = [{**made[0], "run": ""}]
             rows += made
     rows += _published(conditions)
-    frame = named(rows).astype({"encoders": "Int64", "seeds": "Int64"})
+    frame = named(rows).astype({"encoders": float, "seeds": "Int64"})
     merged = frame[(frame["model"] == "merged") & (frame["scope"] == "all items")].index
     several = len(merged) > 1
     best = {
@@ -93,7 +93,7 @@ def performance(conditions: Sequence[Condition]) -> Table:
         f"Means over {len(conditions[0].names)} items, weighted by their test responses"
         + (f", and over {len(first)} seeds" if len(first) > 1 else "")
         + "; in brackets the 95 % interval, items drawn with replacement. † keeps at least 99 % of "
-        "the individual score (one-sided t-test over items, Holm, p < 0.05)."
+        "the individual score (one-sided t-test over items, Holm over both F1, p < 0.05)."
         + (f" Published: {_record()['source']}." if _reproduces(conditions) else "")
     )
     marks = _enough(conditions, frame)
@@ -102,19 +102,14 @@ def performance(conditions: Sequence[Condition]) -> Table:
 
 def _performance(condition: Condition, model: str, scope: str) -> Row:
     whole = scope == "overall"
-    storage = condition.runs[0].results["storage"]
-    encoders, key = {
-        "majority": (0, None),
-        "individual": (storage["encoders_before"], "bytes_before"),
-        "merged": (storage["encoders_after"], "bytes_after"),
-    }[model]
+    when = {"individual": "before", "merged": "after"}.get(model)
     row: Row = {
         "scope": "all items" if whole else "merged items only",
         "run": condition.name,
         "model": model,
         "seeds": len(condition.runs),
-        "encoders": encoders if whole else None,
-        "MB": condition.mean_bytes(key) / MEGABYTE if whole and key else None,
+        "encoders": (condition.storage(f"encoders_{when}") if when else 0) if whole else None,
+        "MB": condition.storage(f"bytes_{when}") / MEGABYTE if whole and when else None,
     }
     for name in METRICS:
         if whole:
@@ -137,16 +132,14 @@ def _alike(rows: Sequence[Row]) -> bool:
 
 def _enough(conditions: Sequence[Condition], frame: pd.DataFrame) -> Mapping[tuple[str, int], str]:
     """A dagger behind what keeps enough."""
-    marks = {}
-    for metric in ("micro_f1", "macro_f1"):
-        enough = dict(
-            zip([c.name for c in conditions], kept_enough(conditions, metric), strict=True)
-        )
-        for at, row in frame.iterrows():
-            here = row["model"] == "merged" and row["scope"] == "all items"
-            if here and enough[row.get("run", "")] < LEVEL:
-                marks[HEADINGS[metric], int(str(at))] = " †"
-    return marks
+    metrics = ("micro_f1", "macro_f1")
+    here = (frame["model"] == "merged") & (frame["scope"] == "all items")  # a row per condition
+    return {
+        (HEADINGS[metric], int(at)): " †"
+        for metric, found in zip(metrics, kept_enough(conditions, metrics), strict=True)
+        for at, p in zip(frame.index[here], found, strict=True)
+        if p < LEVEL
+    }
 
 
 def _record() -> Mapping[str, Any]:

@@ -67,7 +67,7 @@ def write_report(
         pictures: likewise.
     """
     first = conditions[0].runs[0]
-    signals = [each for split in ("test", "validation") for each in predictions(conditions, split)]
+    signals = predictions(conditions)
     stands = places(conditions)
     stable = [plan_stability(condition) for condition in conditions]
     made = [
@@ -190,4 +190,5 @@ def _plan_line(condition: Condition) -> str:
 
 
 def _notes(conditions: Sequence[Condition]) -> list[str]:
-    return [SYNTHETIC] if conditions[0].runs[0].results["synthetic"] else []
+    runs = [run for condition in conditions for run in condition.runs]
+    return [SYNTHETIC] if any(run.results["synthetic"] for run in runs) else []

@@ -1,6 +1,7 @@
 """A table of figures, and how it is written: Markdown, CSV and LaTeX."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -19,6 +20,7 @@ _BOLD = ("\ue000", "\ue001")  # private characters, which no table holds
 _LATEX_BOLD = (r"\textbf{", "}")
 _MARKDOWN_BOLD = ("**", "**")
 _PER_CENT = ("kept", "percentile")
+_COUNTS = ("encoders", "passes")  # means over seeds, of which most are whole
 _ONE_DECIMAL = ("MB", "times less", "rows per second", "responses")
 
 
@@ -89,12 +91,14 @@ def cell(column: str, value: object) -> str:
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if isinstance(value, str):
-        return value
+        return " ".join(value.split())  # a line break would end the row
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
     if column.endswith(_PER_CENT):
         scale = 100 if column.endswith("kept") else 1
         return f"{scale * float(value):.1f} %"  # type: ignore[arg-type]
+    if column.endswith(_COUNTS):
+        return f"{value:.1f}".removesuffix(".0")
     if column.endswith(_ONE_DECIMAL):
         return f"{value:.0f}" if isinstance(value, Integral) else f"{value:.1f}"
     if column.startswith("p ") or column == "p":
@@ -108,9 +112,14 @@ def _end(column: str, value: float) -> str:
 
 def markdown(table: Table) -> str:
     """A Markdown table; the best cells are bold."""
-    shown = [[text.replace("|", r"\|") for text in row] for row in _marked(table)]
-    columns = [name.replace("|", r"\|") for name in table.columns]
+    shown = [[_escaped(text) for text in row] for row in _marked(table)]
+    columns = [_escaped(name) for name in table.columns]
     return _with(_MARKDOWN_BOLD, tabulate(shown, headers=columns, tablefmt="github", **_PLAIN))
+
+
+def _escaped(text: str) -> str:
+    """Without what ends a cell or opens a tag."""
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text.replace("|", r"\|"))
 
 
 def latex(table: Table) -> str:

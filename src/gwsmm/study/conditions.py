@@ -47,8 +47,8 @@ class Condition:
         """[seeds]: of all items, or with `merged_only` of those that share an encoder."""
         return np.array([run.results[scope][model][metric] for run in self.runs])
 
-    def mean_bytes(self, key: str) -> float:
-        """Of `bytes_before` or `bytes_after` over the seeds."""
+    def storage(self, key: str) -> float:
+        """Mean over the seeds of what the results say of the storage, e.g. `bytes_after`."""
         return float(np.mean([run.results["storage"][key] for run in self.runs]))
 
     def at(self, seeds: Collection[int]) -> "Condition":
@@ -122,10 +122,16 @@ def _names(groups: Sequence[Sequence[RunFolder]]) -> list[str]:
         # the name of an experiment says less than what it varies
         said = [o for o in apart if not o.startswith("experiment=")] or apart
         own.append(" ".join(said) or "default")
-    return [
-        name if own.count(name) == 1 else f"{name} ({group[0].folder.name})"
-        for name, group in zip(own, groups, strict=True)
-    ]
+    folders = [group[0].folder.resolve() for group in groups]
+    for parts in (1, 2):  # jobs of two multiruns are both called 0
+        inside = ["/".join(folder.parts[-parts:]) for folder in folders]
+        names = [
+            name if own.count(name) == 1 else f"{name} ({folder})"
+            for name, folder in zip(own, inside, strict=True)
+        ]
+        if len({*names}) == len(names):
+            return names
+    return [f"{name} {number}" for number, name in enumerate(names, 1)]
 
 
 def axes(found: Sequence[Condition]) -> dict[str, list[Condition]]:

@@ -86,14 +86,16 @@ def compared(
     ]
 
 
-def kept_enough(conditions: Sequence[Condition], metric: str) -> list[float]:
-    """Of every condition the p-value of keeping less than 99 % of the individual score.
+def kept_enough(conditions: Sequence[Condition], metrics: Sequence[str]) -> list[list[float]]:
+    """Per metric, of every condition the p-value of keeping less than 99 % of the individual score.
 
-    Holm's adjustment over the conditions.
+    Holm's adjustment over all of them.
     """
-    return holm(
+    adjusted = holm(
         [
             keeps(c.scores("individual", metric), c.scores("merged", metric), ENOUGH)
+            for metric in metrics
             for c in conditions
         ]
     )
+    return [adjusted[at : at + len(conditions)] for at in range(0, len(adjusted), len(conditions))]

@@ -20,7 +20,23 @@ if TYPE_CHECKING:
 
 ASSOCIATION = Association(draws=10_000, level=0.95, seed=0)
 LOSSES = {"micro_f1": "micro F1 lost", "loss": "cross-entropy gained"}
+SPLITS = ("test", "validation")
 _DRIFTS = {"drift": "drift by the distance", "drift_cka": "drift by CKA"}
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """A rank correlation between items' distances and losses.
+
+    Attributes:
+        spearman: with its interval over items.
+        p: of the Mantel test.
+        p_holm: adjusted for all tests of all predictions that are reported together.
+    """
+
+    spearman: Interval
+    p: float
+    p_holm: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,10 +51,8 @@ class Prediction:
         split: whose responses the loss is of.
         signals: [N, N].
         losses: [N, N].
-        correlation: Spearman's, with its interval over items.
-        p: of the Mantel test.
-        p_holm: adjusted for all that were tried in one table.
-        own: the correlation once every item's own share is taken from both sides.
+        raw: the rank correlation.
+        apart: the same once every item's own share is taken from both sides.
     """
 
     signal: str
@@ -47,47 +61,49 @@ class Prediction:
     split: str
     signals: Matrix
     losses: Matrix
-    correlation: Interval
-    p: float
-    p_holm: float
-    own: Interval
+    raw: Correlation
+    apart: Correlation
 
 
-def predictions(conditions: Sequence[Condition], split: str) -> list[Prediction]:
+def predictions(conditions: Sequence[Condition]) -> list[Prediction]:
     """Of every signal that the runs with merged pairs, or larger groups, know, for both losses.
 
-    Conditions that differ in the plan alone merge the same groups, and so do seeds: the first
-    condition stands for them, with the means over its seeds.
+    Conditions that differ in the plan alone merge the same groups: the first stands for them, with
+    the means over those of its seeds that merged every group of the size.
     """
-    found: list[tuple[str, int, str, Matrix, Matrix]] = []
-    for condition in _apart_from_plans(conditions):
-        runs = [run for run in condition.runs if run.attempts is not None]
-        if not runs or len(runs[0].names) < 4:
-            continue
-        for size, (loss, said) in product(complete_sizes(runs[0]), LOSSES.items()):
+    found: list[tuple[str, int, str, str, Matrix, Matrix]] = []
+    for split, condition in product(SPLITS, _apart_from_plans(conditions)):
+        tried = [run for run in condition.runs if run.attempts is not None and len(run.names) > 3]
+        sizes = sorted({size for run in tried for size in complete_sizes(run)})
+        for size, (loss, said) in product(sizes, LOSSES.items()):
+            runs = [run for run in tried if size in complete_sizes(run)]
             losses = np.mean([merging_losses(run, size, loss, split) for run in runs], axis=0)
             for signal, matrix in _signals(condition, runs, size).items():
                 if not any(
-                    np.array_equal(matrix, m) and np.array_equal(losses, x) for *_, m, x in found
+                    split == s and np.array_equal(matrix, m) and np.array_equal(losses, x)
+                    for *_, s, m, x in found
                 ):
-                    found.append((signal, size, said, matrix, losses))
-    p = [ASSOCIATION.mantel(matrix, losses) for *_, matrix, losses in found]
+                    found.append((signal, size, said, split, matrix, losses))
+    correlations = iter(_correlations([(matrix, losses) for *_, matrix, losses in found]))
+    return [Prediction(*each, *next(correlations)) for each in found]
+
+
+def _correlations(pairs: Sequence[tuple[Matrix, Matrix]]) -> list[tuple[Correlation, Correlation]]:
+    """Raw and apart from the items' own shares, of signals and losses."""
+    tests = [
+        (
+            ASSOCIATION.mantel(signals, losses),
+            ASSOCIATION.mantel(without_items(signals), without_items(losses)),
+        )
+        for signals, losses in pairs
+    ]
+    adjusted = iter(holm([p for both in tests for p in both]))
     return [
-        Prediction(
-            signal,
-            size,
-            loss,
-            split,
-            matrix,
-            losses,
-            ASSOCIATION.interval(matrix, losses),
-            p_value,
-            adjusted,
-            ASSOCIATION.interval(matrix, losses, without_items),
+        (
+            Correlation(ASSOCIATION.interval(signals, losses), raw, next(adjusted)),
+            Correlation(ASSOCIATION.interval(signals, losses, apart=True), apart, next(adjusted)),
         )
-        for (signal, size, loss, matrix, losses), p_value, adjusted in zip(
-            found, p, holm(p), strict=True
-        )
+        for (signals, losses), (raw, apart) in zip(pairs, tests, strict=True)
     ]
 
 
