@@ -351,6 +351,26 @@ def test_greedy_weights_joins_the_likest_task_vectors_whatever_the_distance(conf
     assert plan.groups == planned(into(5, "complete"), which).groups
 
 
+def test_unlike_weights_joins_the_widest_angles_whatever_the_distance(configured):
+    which = drawn(6)
+    tried, unlike = Tried(which), distances(drawn(7).values)
+    grouping = configured("grouping", "grouping=unlike_weights")
+    at = {name: i for i, name in enumerate(NAMES)}
+
+    def inside(plan):
+        pairs = [pair for group in plan.groups for pair in combinations(group, 2)]
+        return sum(1 - which.values[at[a], at[b]] for a, b in pairs)
+
+    widest = max(combinations(NAMES, 2), key=lambda p: which.values[at[p[0]], at[p[1]]])
+    assert widest in replace(grouping, encoders=8)(unlike, tried).groups
+    for encoders in range(2, 9):
+        plan = replace(grouping, encoders=encoders)(unlike, tried)
+        assert len(plan.groups) == encoders
+        likest = replace(configured("grouping", "grouping=greedy_weights"), encoders=encoders)
+        assert inside(plan) < inside(likest(unlike, tried))
+    assert not tried.asked  # nothing is merged to find out
+
+
 SIZES = [(1,), (2, 2), (2, 1, 1), (3, 2, 2), (3, 3, 1, 1)]
 
 
