@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +18,15 @@ from gwsmm.merge.dare import Dare
 from gwsmm.merge.frozen import Frozen
 from gwsmm.merge.iso import Iso
 from gwsmm.merge.matrices import is_matrix
-from gwsmm.merge.merging import GROUP_MEAN, PRETRAINED, Group, Merging, check_base, group_for
+from gwsmm.merge.merging import (
+    GROUP_MEAN,
+    PRETRAINED,
+    Group,
+    Merging,
+    check_base,
+    group_for,
+    weighted_mean,
+)
 from gwsmm.merge.published import Published, warn_of_truncation
 from gwsmm.merge.task_arithmetic import TaskArithmetic
 from gwsmm.merge.ties import Ties, smallest_kept, trim
@@ -220,6 +228,50 @@ def test_the_order_of_the_members_does_not_matter(any_merge):
     for order in ([2, 0, 1], [1, 0, 2]):
         again = merged_by(any_merge, base, [states[i] for i in order], [SIZES[i] for i in order])
         assert_close(again, merged)
+
+
+def around_the_mean(merge):
+    """The merge with the members' mean as its base; None: it has no such base."""
+    if isinstance(merge, Dare):
+        then = around_the_mean(merge.then)
+        return then and replace(merge, then=then)
+    if isinstance(merge, Iso) or "base" not in {field.name for field in fields(merge)}:
+        return None
+    return replace(merge, base=GROUP_MEAN)
+
+
+def test_nor_does_it_around_their_mean_which_has_a_rounding_of_its_own(any_merge):
+    merge, start, size = around_the_mean(any_merge), state(0), 1e-3  # as fine-tuning leaves members
+    if merge is None:
+        pytest.skip("has a base of its own")
+    states = [{k: v + size * state(s)[k] for k, v in start.items()} for s in (1, 2, 3)]
+
+    def merged(order):
+        chosen = [states[i] for i in order]
+        base = {k: weighted_mean([each[k] for each in chosen], [1.0] * 3) for k in SHAPES}
+        return merged_by(merge, base, chosen, [SIZES[i] for i in order])
+
+    first = merged([0, 1, 2])
+    for order in ([2, 0, 1], [1, 0, 2]):
+        assert_close(merged(order), first, size / 500)
+
+
+@pytest.mark.parametrize("common", [1.0, 0.5])
+def test_iso_makes_no_direction_of_the_rounding_of_the_weights(common):
+    draw = partial(torch.randn, generator=torch.Generator().manual_seed(0))
+    base = 0.05 * draw(96, 96)
+    taus = [tau / tau.norm() / 100 for tau in (draw(96, 3) @ draw(3, 96) for _ in range(3))]
+    members = [base + tau for tau in taus]
+    merged = replace(ISO, common=common)("trunk.a", base, members, [1] * 3) - base
+    values = torch.linalg.svdvals(merged.double())
+    assert int((values > values[0] / 2).sum()) == 9
+    space = torch.linalg.svd(sum(taus))[0][:, :9]
+    assert float((space @ (space.T @ merged) - merged).norm() / merged.norm()) < 1e-3
+
+
+def test_iso_refuses_the_mean_around_which_task_matrices_sum_to_zero():
+    with pytest.raises(ValidationError, match=r"sum to zero.*give pretrained or the name of an"):
+        replace(ISO, base=GROUP_MEAN)
 
 
 def test_a_merge_depends_on_every_member_of_three(any_merge):

@@ -31,26 +31,35 @@ def task_mean(base: "Tensor", members: Sequence["Tensor"]) -> "Tensor":
     return total / len(members)
 
 
-def svd(matrix: "Tensor", part_of: "Tensor | None" = None) -> tuple["Tensor", "Tensor", "Tensor"]:
-    """U, σ, Vᵀ of those directions that weights in fp32 can tell from zero; there may be none.
+def noise(weights: "Tensor") -> float:
+    """The largest norm of what rounding to fp32 has changed of weights and their task matrix.
+
+    It has the scale of the weights, which are many times as long as what fine-tuning adds to them.
+    """
+    import torch
+
+    return torch.finfo(torch.float32).eps * float(weights.double().norm())
+
+
+def svd(matrix: "Tensor", rounding: float) -> tuple["Tensor", "Tensor", "Tensor"]:
+    """U, σ, Vᵀ of those directions that are more than rounding; there may be none.
 
     The other directions are whatever the solver makes of rounding, so nothing may depend on them.
 
     Args:
         matrix: to be decomposed.
-        part_of: what rounding is measured by, where the matrix is what is left of another.
+        rounding: the largest singular value that it can account for; see `noise`.
     """
     import torch
 
     u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-    whole = matrix if part_of is None else part_of
-    real = int((s > torch.finfo(torch.float32).eps * whole.norm()).sum())
+    real = int((s > rounding).sum())
     return u[:, :real], s[:real], vh[:real]
 
 
 def orthogonal(matrix: "Tensor") -> "Tensor":
     """U Vᵀ of the matrix: the orthonormal columns, or rows, nearest to it (Procrustes)."""
-    u, _, vh = svd(matrix)
+    u, _, vh = svd(matrix, noise(matrix))
     return u @ vh
 
 

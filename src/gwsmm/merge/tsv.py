@@ -1,12 +1,12 @@
 """TSV-Merge: few singular directions of every member, made orthogonal to those of the others."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from gwsmm.merge.matrices import is_matrix, orthogonal, svd, task_matrices, task_mean
+from gwsmm.merge.matrices import is_matrix, noise, orthogonal, svd, task_matrices, task_mean
 from gwsmm.merge.merging import Base
 from gwsmm.types import STRICT
 
@@ -21,8 +21,8 @@ class Tsv:
     With τ_i = U_i diag(σ_i) V_iᵀ, each of the T members keeps its r/T largest singular values (at
     least one; r is the smaller side of the matrix). U⊥ is the orthonormal matrix nearest to
     [U_1 … U_T] (Procrustes, which is the whitening of the paper), V⊥ likewise: directions that
-    members share no longer add up. Other tensors get λ times the mean task vector. Directions of
-    singular value zero are left out, since an SVD makes them up. No data, no gradients; T + 2
+    members share no longer add up. Other tensors get λ times the mean task vector. Directions
+    that rounding the weights to fp32 may have made up are left out. No data, no gradients; T + 2
     singular value decompositions of every matrix.
 
     Equal members do not give that member but 1/T of its singular values; one member gives itself at
@@ -36,6 +36,8 @@ class Tsv:
     and are matrices there.
     """
 
+    version: ClassVar[int] = 2
+
     scale: Annotated[float, Field(gt=0)]
     base: Base
 
@@ -44,17 +46,17 @@ class Tsv:
     ) -> "Tensor":
         """Merge the members around the base; see `Merge`."""
         if is_matrix(name, base):
-            tau = _decorrelated(task_matrices(base, members))
+            tau = _decorrelated(task_matrices(base, members), [noise(each) for each in members])
         else:
             tau = task_mean(base, members)
         return (base.to(tau.dtype) + self.scale * tau).to(base.dtype)
 
 
-def _decorrelated(taus: Sequence["Tensor"]) -> "Tensor":
+def _decorrelated(taus: Sequence["Tensor"], noises: Sequence[float]) -> "Tensor":
     import torch
 
     kept = max(1, min(taus[0].shape) // len(taus))
-    parts = [svd(tau) for tau in taus]
+    parts = [svd(*each) for each in zip(taus, noises, strict=True)]
     u = torch.cat([u[:, :kept] for u, _, _ in parts], dim=1)
     s = torch.cat([s[:kept] for _, s, _ in parts])
     vh = torch.cat([vh[:kept] for _, _, vh in parts])
