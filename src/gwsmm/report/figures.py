@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from gwsmm.evidence.association import without_items
 from gwsmm.study.conditions import Condition
 from gwsmm.study.geometry import positions, tree
 from gwsmm.study.prediction import Place, Prediction
@@ -149,15 +150,25 @@ def random_plans(axes: Axes, place: Place) -> None:
     )
 
 
-def pairs(axes: Axes, found: Prediction) -> None:
-    """Every pair of items: a signal, and what merging the two costs."""
+def pairs(axes: Axes, found: Prediction, *, apart: bool) -> None:
+    """Every pair of items: a signal, and what merging the two costs.
+
+    Args:
+        axes: to draw on.
+        found: the signal and the costs.
+        apart: from the items' own shares, which are taken from both.
+    """
     above = np.triu_indices(len(found.signals), 1)
-    axes.plot(found.signals[above], found.losses[above], "o", color=_BLUE, markersize=4)
+    sides = [found.signals, found.losses]
+    signal, loss = [(without_items(each) if apart else each)[above] for each in sides]
+    axes.plot(signal, loss, "o", color=_BLUE, markersize=4)
     axes.axhline(0, color=_GREY, lw=0.8)
     axes.locator_params(axis="x", nbins=5)
-    axes.set_xlabel(found.signal, fontsize=8)
+    axes.set_xlabel(found.signal, fontsize=7)
     axes.set_ylabel(f"{found.loss}, groups of {found.size}", fontsize=8)
-    axes.set_title(f"Spearman {found.raw.spearman.value:.2f}", fontsize=9)
+    value = (found.apart if apart else found.raw).spearman.value
+    said = "without item effects: " if apart else ""
+    axes.set_title(f"{said}Spearman {value:.2f}", fontsize=9)
 
 
 Draw = Callable[[Axes], None]
@@ -171,8 +182,8 @@ def save(draw: Draw, size: tuple[float, float], path: Path) -> None:
 
 
 def save_several(draws: Sequence[Draw], size: tuple[float, float], path: Path) -> None:
-    """Draw several pictures of so many inches side by side, three in a row, into a PNG file."""
-    columns = min(3, len(draws))
+    """Draw several pictures of so many inches side by side, four in a row, into a PNG file."""
+    columns = min(4, len(draws))
     rows = -(-len(draws) // columns)
     figure = Figure(figsize=(columns * size[0], rows * size[1]), layout="constrained")
     places = figure.subplots(rows, columns, squeeze=False).flat

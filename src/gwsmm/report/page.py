@@ -154,12 +154,13 @@ def _of_evidence(found: Sequence[Prediction], places: Sequence[Place]) -> list[P
     ]
     against = [
         _picture(
-            "What merging two items costs, against what was known before",
+            f"What merging two items costs, against what was known before{said}",
             "A point for every pair of items; numbers in the table “Does it predict the loss?”.",
-            partial(figures.pairs, found=each),
+            partial(figures.pairs, found=each, apart=apart),
             (5.5, 3.8),
         )
         for each in found[:_MOST]
+        for apart, said in ((False, ""), (True, ", without the items' own shares"))
     ]
     return [*among, *against]
 

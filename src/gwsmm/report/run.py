@@ -108,12 +108,13 @@ def _draw(folder: Path, conditions: Sequence[Condition], signals: Sequence[Predi
     bars = partial(figures.item_bars, conditions=conditions)
     figures.save(bars, (9, 4.5), folder / _BARS)
     scatters = [
-        partial(figures.pairs, found=each)
+        partial(figures.pairs, found=each, apart=apart)
         for each in signals
         if each.split == "test" and each.loss == LOSSES["micro_f1"]
+        for apart in (False, True)
     ]
     if scatters:
-        figures.save_several(scatters, (3.6, 3.0), folder / _PAIRS)
+        figures.save_several(scatters, (3.3, 2.8), folder / _PAIRS)
 
 
 def _title(run: RunFolder) -> str:
