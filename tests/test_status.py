@@ -322,9 +322,66 @@ def test_clean_says_what_goes_and_asks_and_never_takes_what_a_run_needs(here):
     assert not extra.path.exists()
     assert status()[0][2] == f"all {len(used())} there"
 
-    shutil.rmtree(RUN)
-    assert gwsmm("clean", "--unreachable", "--yes", "--runs", "outputs/runs").code == 0
+    (RUN / "keys.json").write_text(json.dumps({"items": {}, "stages": {"copy": ["0" * 32]}}))
+    assert gwsmm("clean", "--unreachable", "--yes").code == 0
     assert not list(store.glob("*/*/manifest.json"))
+
+
+@pytest.mark.parametrize(
+    "place", ["outputs/sweeps/search/0", "outputs/runs/many/all/a/0", "outputs/runs/elsewhere"]
+)
+def test_clean_finds_runs_wherever_they_are_under_its_folders(here, place):
+    for path in used():
+        aged(path, 50)
+    moved = Path(place)
+    moved.parent.mkdir(parents=True, exist_ok=True)
+    if moved.name == "elsewhere":
+        moved.symlink_to(RUN.rename(here / "elsewhere"))
+        Path("outputs/runs/round").symlink_to(here / "outputs")
+    else:
+        RUN.rename(moved)
+        (moved / "run.log").rename(moved / "renamed.log")  # by hydra.job.name=renamed
+    for runs in ([], ["--runs", "outputs"], ["--runs", place]):
+        assert "nothing to remove" in gwsmm("clean", "--unreachable", *runs).out
+
+
+def test_clean_is_refused_where_no_run_is_found(here):
+    Path("none").mkdir()
+    for runs, says in (
+        (["--runs", "outputs/runs", "none"], "none: there is no run in it"),
+        (["--runs", "nowhere"], "nowhere: there is no such folder here"),
+        (["--runs", "data/apples_test.csv"], "data/apples_test.csv cannot be read"),
+    ):
+        ended = gwsmm("clean", "--unreachable", "--yes", *runs)
+        assert (ended.code, ended.out) == (2, "")
+        assert ended.err.startswith(f"gwsmm: {says}")
+    shutil.rmtree("outputs/runs")
+    ended = gwsmm("clean", "--unreachable", "--yes")
+    assert (ended.code, ended.out) == (2, "")
+    assert "no run in outputs/runs or outputs/sweeps" in ended.err
+    assert list(Path("outputs/store").glob("*/*/manifest.json"))
+    assert gwsmm("clean").code == 0
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_of_runs_that_cannot_be_read_is_not_passed_over(here):
+    RUN.chmod(0)
+    ended = gwsmm("clean", "--unreachable", "--yes")
+    RUN.chmod(0o755)
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert f"{RUN} cannot be read" in ended.err
+
+
+def test_clean_takes_nothing_while_a_run_is_at_work(here):
+    (extra,) = filled(Path("outputs/store"), "extra")
+    aged(extra.path, 50)
+    log(RUN, *BEGUN)
+    with claimed(RUN / LOCK):
+        ended = gwsmm("clean", "--unreachable", "--yes")
+        assert gwsmm("clean", "--yes").code == 0
+    assert (ended.code, ended.out) == (2, "")
+    assert f"{RUN}: this run is at work" in ended.err
+    assert extra.path.exists()
 
 
 @pytest.mark.parametrize(
@@ -345,9 +402,14 @@ def test_clean_is_refused_in_one_line(here, arguments, says):
 
 
 def test_clean_is_refused_where_a_run_does_not_say_what_it_needs(here):
-    (RUN / "keys.json").unlink()
+    keys = RUN / "keys.json"
+    keys.unlink()
     ended = gwsmm("clean", "--unreachable", "--yes")
-    assert ended.code == 2
+    keys.write_text("half of")
+    log(RUN, *BEGUN, "cli.run: stopped")
+    again = gwsmm("clean", "--unreachable", "--yes")
+    assert ended.code == again.code == 2
+    assert ended.err == again.err
     assert "has no keys.json" in ended.err
     assert gwsmm("clean").code == 0
 

@@ -1,6 +1,7 @@
 """How a run stands, and what it used, by what it left in its folder."""
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +14,12 @@ import yaml
 from gwsmm.inventory import Kept
 from gwsmm.plain import read_yaml
 from gwsmm.store import Store, claimed
+from gwsmm.types import InputError
 
 LOG = "run.log"
+KEYS = "keys.json"
+"""Written when a run has finished, and left where it is begun anew."""
+
 LOCK = "run.lock"
 """Who runs holds it; it is gone when the run has ended, and left behind by one that was killed."""
 
@@ -47,17 +52,36 @@ class Standing:
     why: str = ""
 
 
-def run_folders(folder: Path) -> list[Path]:
-    """The runs in a folder: itself, the jobs of a multirun, or a folder of both."""
-    found = [path.parent for depth in ("", "*/", "*/*/") for path in folder.glob(depth + LOG)]
+def run_folders(folder: Path, *signs: str) -> list[Path]:
+    """The runs in a folder, at any depth: the folders that hold one of these files.
+
+    Raises:
+        InputError: a folder in it cannot be read, so that nobody knows whether runs are there.
+    """
+    found, seen = [], set[str]()
+    for place, inside, files in os.walk(folder, onerror=_unread, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            inside.clear()  # a link, perhaps to what it stands in
+        elif not {*signs}.isdisjoint(files):
+            found.append(Path(place))
+        seen.add(real)
     return sorted(found, key=lambda path: [(len(part), part) if part.isdecimal() else (0, part)
                                            for part in path.parts])  # fmt: skip
+
+
+def _unread(error: OSError) -> None:
+    if isinstance(error, FileNotFoundError):  # removed meanwhile, or never there
+        return
+    raise InputError(
+        f"{error.filename} cannot be read ({error.strerror}): make it readable, or give folders "
+        "beside it"
+    ) from error
 
 
 def standing(folder: Path) -> Standing:
     """How the run in a folder stands."""
     state, at, stage, why = _SAYS["begun"], "", None, ""
-    for line in (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in _log(folder / LOG).splitlines():
         if not (match := _LINE.fullmatch(line)):
             continue
         at, logger, said = match.groups()
@@ -73,6 +97,15 @@ def standing(folder: Path) -> Standing:
         with claimed(folder / LOCK) as free:
             state = "killed" if free else "running"
     return Standing(state, at, stage, why if state == "failed" else "")
+
+
+def _log(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:  # under another name, or not copied with the rest
+        return ""
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): make it readable") from error
 
 
 @dataclass(frozen=True)
@@ -115,7 +148,7 @@ class Left:
 
     @cached_property
     def _keys(self) -> Mapping[str, Any]:
-        return self._read("keys.json", json.loads)
+        return self._read(KEYS, json.loads)
 
     def _read(self, name: str, parse: Callable[[str], Any]) -> Mapping[str, Any]:
         try:

@@ -10,14 +10,17 @@ from pathlib import Path
 from gwsmm.cleaning import DAY, GOES, Broom, Found
 from gwsmm.cli.parsing import OneLine
 from gwsmm.cli.showing import amount, say, show
-from gwsmm.logbook import Left, run_folders, standing
+from gwsmm.logbook import KEYS, LOG, Left, run_folders, standing
 from gwsmm.types import InputError
 
 _EPILOG = """\
 What a run under the folders of --runs lists in its keys.json always stays: remove the run's
-folder first if you need neither it nor a bundle of it. A bundle itself needs no store. What was
-used within the last day stays, too, so that a run that goes on, or was stopped, keeps what it has.
+folder first if you need neither it nor a bundle of it; if you need no run at all, remove the store.
+A bundle itself needs no store. What was used within the last day stays, too, so that a run that was
+stopped keeps what it has; while one is at work under these folders, nothing unused is looked for.
 """
+RUNS = (Path("outputs/runs"), Path("outputs/sweeps"))
+"""Where runs and searches are if nothing else is said."""
 _UNITS = {"d": DAY, "w": 7 * DAY}
 
 
@@ -60,9 +63,8 @@ def _parser() -> argparse.ArgumentParser:
         "--runs",
         type=Path,
         nargs="+",
-        default=[Path("outputs/runs")],
         metavar="FOLDER",
-        help="all folders of runs that use this store (outputs/runs)",
+        help=f"all folders of runs that use this store ({' '.join(map(str, RUNS))})",
     )
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--dry-run", action="store_true", help="only say what would go (default)")
@@ -74,7 +76,7 @@ def _clean(given: argparse.Namespace) -> None:
     if not given.store.is_dir():
         raise InputError(f"{given.store}: there is no such folder here; give the folder of a store")
     age: float | None = given.older_than or (DAY if given.unreachable else None)
-    broom = Broom(needed=_needed(given.runs) if age else (), age=age)
+    broom = Broom(needed=_needed(_runs(given.runs)) if age else (), age=age)
     found = list(broom.found(given.store))
     going = [each for each in found if each.fate in GOES]
     _show(found)
@@ -105,27 +107,49 @@ def _show(found: Sequence[Found]) -> None:
     show(("stage", *goes, "needed by runs: stay", "others: stay"), rows)
 
 
-def _needed(folders: Sequence[Path]) -> set[tuple[str, str]]:
+def _runs(given: Sequence[Path] | None) -> list[Path]:
+    """All runs, at any depth, in the folders that were given, or where runs are by default.
+
+    Raises:
+        InputError: a folder is not here, or there is no run in it.
+    """
+    found = {folder: run_folders(folder, LOG, KEYS) for folder in given or RUNS}
+    for folder, runs in found.items():
+        if given and not runs:
+            what = "there is no run in it" if folder.is_dir() else "there is no such folder here"
+            raise InputError(
+                f"{folder}: {what}, so that nobody knows what its runs need; give the folders in "
+                "which there are runs that use this store"
+            )
+    if not any(found.values()):
+        raise InputError(
+            f"there is no run in {' or '.join(map(str, RUNS))}, so that nobody knows what runs "
+            "need: call this where the runs were started, or give --runs FOLDER; if you need no "
+            "run at all, remove the store's folder"
+        )
+    return [run for runs in found.values() for run in runs]
+
+
+def _needed(runs: Sequence[Path]) -> set[tuple[str, str]]:
     """(stage, key) of every result that a finished run used.
 
     Raises:
-        InputError: a folder is not here, or a run does not say what it used.
+        InputError: a run does not say what it used, or is still at work.
     """
     needed = set[tuple[str, str]]()
-    for folder in folders:
-        if not folder.is_dir():
+    for run in runs:
+        state, stages = standing(run).state, Left(run).stages
+        if state == "running":
             raise InputError(
-                f"{folder}: there is no such folder here, so that nobody knows what its runs need; "
-                "call this where the runs were started, or give --runs FOLDER"
+                f"{run}: this run is at work, so that nobody knows yet what it needs: call this "
+                "when it has ended"
             )
-        for run in run_folders(folder):
-            stages = Left(run).stages
-            if not stages and standing(run).state == "finished":
-                raise InputError(
-                    f"{run}: this run has no keys.json that can be read, so that nobody knows what "
-                    "it needs: run it again, which computes nothing anew, and remove this folder"
-                )
-            needed |= {(stage, key) for stage, keys in stages.items() for key in keys}
+        if not stages and (state == "finished" or (run / KEYS).exists()):
+            raise InputError(
+                f"{run}: this run has no keys.json that can be read, so that nobody knows what "
+                "it needs: run it again, which computes nothing anew, and remove this folder"
+            )
+        needed |= {(stage, key) for stage, keys in stages.items() for key in keys}
     return needed
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from gwsmm.artefact import DAMAGED
 from gwsmm.cli.parsing import OneLine, input_errors
 from gwsmm.cli.showing import say, show
-from gwsmm.logbook import Left, run_folders, standing
+from gwsmm.logbook import LOG, Left, run_folders, standing
 from gwsmm.staleness import changed_items, changed_settings, changed_versions
 from gwsmm.types import InputError
 
@@ -65,7 +65,7 @@ def found_in(folder: Path) -> list[Path]:
     Raises:
         InputError: there are none.
     """
-    if runs := run_folders(folder):
+    if runs := run_folders(folder, LOG):
         return runs
     what = "there are no runs in it" if folder.is_dir() else "there is no such folder here"
     raise InputError(f"{folder}: {what}; give the folder of a run, a multirun or of several")
