@@ -1,5 +1,6 @@
 """The command line: what is wrong is said in one line, before any work; what is right runs."""
 
+import os
 import re
 import shutil
 import statistics
@@ -17,6 +18,9 @@ from omegaconf import OmegaConf
 from gwsmm import __version__
 from gwsmm.cli.composing import build, rebuild
 from gwsmm.experiment import Experiment
+from gwsmm.logbook import LOCK
+from gwsmm.results import write_json
+from gwsmm.store import claimed
 from gwsmm.types import InputError
 
 EVERY_YAML = sorted(CONF.rglob("*.yaml"))
@@ -137,6 +141,39 @@ def test_a_folder_of_the_user_is_never_removed(data):
     assert gwsmm("run", *PASTA, "merge.density=7", "hydra.run.dir=.").code == 2
     assert (precious / "file").read_text() == "keep"
     assert len(list(data.glob("*.csv"))) == 6
+
+
+@pytest.mark.parametrize("several", [(), ("-m",)], ids=["one", "several"])
+def test_a_folder_in_which_another_process_is_at_work_is_left_alone(data, several):
+    folder = Path("runs/0" if several else "runs")
+    folder.mkdir(parents=True)
+    (folder / "run.log").write_text("what the other says\n")
+    with claimed(folder / LOCK):
+        where = ("hydra.sweep.dir=runs", "hydra.run.dir=runs")
+        ended = gwsmm("run", *PASTA, *several, *where)
+        assert {path.name for path in folder.iterdir()} == {"run.log", LOCK}
+        with claimed(folder / LOCK) as free:
+            assert not free
+    assert (ended.code, ended.out) == (2, "")
+    line = ended.err.splitlines()[-1]
+    assert line.startswith(f"gwsmm: {folder.resolve()}: another process is at work in this folder")
+    assert (folder / "run.log").read_text() == "what the other says\n"
+    assert not Path("outputs/store").exists()
+
+
+def test_two_processes_never_write_the_same_part_of_a_file(tmp_path, monkeypatch):
+    path, replace = tmp_path / "run.json", Path.replace
+
+    def meanwhile(part: Path, target: Path) -> Path:
+        monkeypatch.setattr(Path, "replace", replace)
+        monkeypatch.setattr(os, "getpid", lambda: -1)  # another process
+        write_json(path, "the other's")
+        return replace(part, target)
+
+    monkeypatch.setattr(Path, "replace", meanwhile)
+    write_json(path, "ours")
+    assert read_json(path) == "ours"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_an_unknown_command_is_refused_with_the_nearest():

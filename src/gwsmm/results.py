@@ -5,6 +5,7 @@ when, where or how fast a run was, so that the same experiment gives the same by
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -155,7 +156,7 @@ def _interval(ranks: "NDArray[np.float64] | None") -> dict[str, float] | None:
 
 def write_json(path: Path, content: object) -> None:
     """Write readable JSON with a fixed order of keys; nobody ever sees half of it."""
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         part.replace(path)

@@ -123,9 +123,18 @@ def _end_job(error: Exception) -> NoReturn:
 
 @contextmanager
 def _logged(folder: Path) -> Iterator[None]:
-    """Let the folder say that the run goes on, and its log how it ended."""
-    log.info("begun")
-    with claimed(folder / LOCK):
+    """Let the folder say that the run goes on, and its log how it ended.
+
+    Raises:
+        InputError: another process is at work in the folder.
+    """
+    with claimed(folder / LOCK) as ours:
+        if not ours:
+            raise InputError(
+                f"{folder}: another process is at work in this folder; give another hydra.run.dir "
+                "(with -m: hydra.sweep.dir), or wait until it has ended"
+            )
+        log.info("begun")
         try:
             yield
         except KeyboardInterrupt:
