@@ -646,6 +646,20 @@ def test_labels_that_are_constant_in_training_are_sure_and_finite(
         assert not found["weight"][2:].any()
 
 
+def test_a_head_leans_on_no_unit_that_only_its_rounding_moves(any_heads, tiny, member, merged):
+    given = frozen(tiny, member, merged)
+    with torch.no_grad():
+        given.network.pooler.bias[:8] = 8.7  # tanh is 1 or the number in fp32 below it
+    train = member.item.train
+    features = represented(tiny, given.network, train)
+    assert 0 < features.std(0)[:8].max() < 1e-6
+    found = any_heads(given)
+    assert found["weight"].abs().max() < 1e4
+    in_double = features.double() @ found["weight"].double().T + found["bias"].double()
+    in_single = features @ found["weight"].T + found["bias"]
+    torch.testing.assert_close(in_single.double(), in_double, rtol=0, atol=1e-3)
+
+
 def test_l2_sp_goes_from_the_own_head_to_the_free_optimum(fit, member):
     own = member.state("head")["weight"]
     fitted = [head(fit(L2SP(strengths=[s]), member))["weight"] for s in (1e6, 1.0, 1e-2)]

@@ -1,7 +1,7 @@
 """Heads fitted to convergence, held near what they were fine-tuned to."""
 
 from functools import partial
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,8 @@ class L2SP:
     Source: Li, Grandvalet and Davoine (2018), "Explicit inductive bias for transfer learning with
     convolutional networks": L2-SP, the penalty on the distance from the starting point.
     """
+
+    version: ClassVar[int] = 2
 
     strengths: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
 

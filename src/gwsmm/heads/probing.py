@@ -13,6 +13,12 @@ Head = tuple[Array, Array]
 """Weight [L, d] and bias [L], on the features as they come."""
 
 CONSTANT = 10.0  # logit of a label that is constant in training: sure, but finite
+_STILL = 1e-4
+"""Spread, relative to magnitudes above 1, up to which a feature is constant.
+
+A saturated unit varies by its rounding to fp32 alone. Standardised it would tell as much as any, by
+a weight of millions, with which no logit in fp32 is right.
+"""
 
 
 def best_head(
@@ -31,9 +37,9 @@ def best_head(
     train = features(frozen, item.train.texts, lambda done: frozen.tick(0.8 * done))
     validation = features(frozen, item.validation.texts, lambda done: None)
     frozen.tick(0.9)
-    candidates = [fit(train, item.train.labels, strength) for strength in strengths]
-    losses = [_loss(validation, item.validation.labels, *head) for head in candidates]
-    return as_state(*candidates[int(np.argmin(losses))])
+    candidates = [as_state(*fit(train, item.train.labels, strength)) for strength in strengths]
+    losses = [_loss(logits(validation, head), item.validation.labels) for head in candidates]
+    return candidates[int(np.argmin(losses))]
 
 
 def as_state(weight: Array, bias: Array) -> State:
@@ -43,9 +49,21 @@ def as_state(weight: Array, bias: Array) -> State:
     return {"weight": torch.from_numpy(weight).float(), "bias": torch.from_numpy(bias).float()}
 
 
+def logits(features: Array, head: State) -> Array:
+    """[n, L], in the precision in which a kept head scores."""
+    import torch
+
+    seen = torch.from_numpy(features).float()
+    return (seen @ head["weight"].T + head["bias"]).double().numpy()
+
+
 def standardised(features: Array) -> tuple[Array, Array, Array]:
-    """Features [n, d] of mean 0 and spread 1, and the mean [d] and spread [d] that they had."""
+    """Features [n, d] of mean 0 and spread 1, and the mean [d] and spread [d] that they had.
+
+    Those that are constant are zeros and had an infinite spread, by which a weight becomes zero.
+    """
     centre, spread = features.mean(0), features.std(0) + 1e-8
+    spread[spread <= _STILL * np.maximum(1, np.abs(centre))] = np.inf
     return (features - centre) / spread, centre, spread
 
 
@@ -58,7 +76,6 @@ def features(frozen: Frozen, texts: Sequence[str], tick: Callable[[float], None]
     return seen.double().numpy()
 
 
-def _loss(seen: Array, labels: NDArray[np.uint8], weight: Array, bias: Array) -> float:
+def _loss(logits: Array, labels: NDArray[np.uint8]) -> float:
     """Binary cross-entropy, mean over responses and labels."""
-    logits = seen @ weight.T + bias
     return float((np.logaddexp(0, logits) - labels * logits).mean())

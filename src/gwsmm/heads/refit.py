@@ -1,6 +1,6 @@
 """Heads fitted to convergence on the merged encoder's features."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ class Refit:
 
     Source: the linear probe of Alain and Bengio (2016); scikit-learn's `LogisticRegression`.
     """
+
+    version: ClassVar[int] = 2
 
     strengths: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
 

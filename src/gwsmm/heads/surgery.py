@@ -1,6 +1,6 @@
 """The item's own head, corrected for what the shared encoder changed of its features."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 from gwsmm.artefact import State
 from gwsmm.asking import logits_of
 from gwsmm.heads.fitting import Frozen
-from gwsmm.heads.probing import Array, as_state, features, standardised
+from gwsmm.heads.probing import Array, as_state, features, logits, standardised
 from gwsmm.types import STRICT
 
 
@@ -31,6 +31,8 @@ class Surgery:
     has a bottleneck with a ReLU and is trained by the absolute error.
     """
 
+    version: ClassVar[int] = 2
+
     strengths: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
 
     def __call__(self, frozen: Frozen) -> State:
@@ -44,10 +46,10 @@ class Surgery:
         wrong = wanted - (seen @ weight.T + bias)
         n = len(item.train)
         frozen.tick(0.9)
-        candidates = [_ridge(seen[:n], wrong[:n], strength) for strength in self.strengths]
-        errors = [((seen[n:] @ w.T + b - wrong[n:]) ** 2).mean() for w, b in candidates]
-        more_weight, more_bias = candidates[int(np.argmin(errors))]
-        return as_state(weight + more_weight, bias + more_bias)
+        more = [_ridge(seen[:n], wrong[:n], strength) for strength in self.strengths]
+        candidates = [as_state(weight + w, bias + b) for w, b in more]
+        errors = [((logits(seen[n:], each) - wanted[n:]) ** 2).mean() for each in candidates]
+        return candidates[int(np.argmin(errors))]
 
 
 def _ridge(seen: Array, wanted: Array, strength: float) -> tuple[Array, Array]:
