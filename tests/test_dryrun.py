@@ -12,6 +12,7 @@ from gwsmm.dryrun import Asked, Forecast
 from gwsmm.estimating import expected
 from gwsmm.pipeline import foresee, prepare, run
 from gwsmm.store import key_of
+from gwsmm.types import InputError
 
 SMALL = "stability.repeats=1"
 
@@ -107,6 +108,30 @@ def test_a_language_model_is_not_asked(experiment, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_the_remote_has_is_there_and_stays_where_it_is(experiment, tmp_path):
+    root, shared = tmp_path / "store", tmp_path / "shared"
+    overrides = ["grouping=all", f"remote=file://{shared}", "seed=9"]
+    x = experiment(*overrides, f"store={root}")
+    items = prepare(x, ask=False)
+    assert not shared.exists()  # nothing is tried there
+    assert len(missing(foresee(x, items))) == len(foresee(x, items).asked)
+    run(x, items)
+    before = sorted(shared.rglob("*"))
+
+    elsewhere = experiment(*overrides, f"store={tmp_path / 'elsewhere'}")
+    forecast = foresee(elsewhere, prepare(elsewhere, ask=False))
+    assert asked(forecast) == {(stage, key) for stage, keys in x.kept.used.items() for key in keys}
+    assert missing(forecast) == set()
+    assert sorted(shared.rglob("*")) == before
+    assert not (tmp_path / "elsewhere").exists()
+
+    manifest = next(shared.glob("finetune/*/manifest.json"))
+    manifest.write_text("{}")
+    assert missing(foresee(elsewhere, items)) == {("finetune", manifest.parent.name)}
+    with pytest.raises(InputError, match="give no user or password"):
+        prepare(experiment(*overrides[:1], "remote=s3://me:secret@bucket/x"), ask=False)
+
+
 # What it takes
 
 
@@ -171,6 +196,10 @@ def test_the_command_says_what_is_to_do_and_leaves_nothing(data, tmp_path, monke
     assert "2 jobs, what they share counted once" in ended.out
     for what in ("distances", "drift"):
         assert f"The plan of 1 of 2 jobs waits for {what}; " in ended.out
+
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "+hydra.launcher.verbose=0"]
+    again = gwsmm("run", "--dry-run", *given, "-m", "grouping=linkage,drift", *launcher)
+    assert (again.code, again.out) == (0, ended.out), again.err
 
     ended = gwsmm("run", *given, "grouping.encoders=9", "--dry-run")
     assert ended.code == 2

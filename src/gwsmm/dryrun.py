@@ -5,19 +5,22 @@ same, and only what has to be read cannot be known before it is.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NoReturn, Protocol, Self, TypeVar, cast, runtime_checkable
 
 from gwsmm.artefact import Absent, Artefact
 from gwsmm.execute import Execute
 from gwsmm.experiment import Experiment
+from gwsmm.remote import Remote
 from gwsmm.store import JointStage, Stage, Store, identity, key_of
 from gwsmm.types import Distances, InputError
 
 Subject = TypeVar("Subject")
 Subject_contra = TypeVar("Subject_contra", contravariant=True)
+_QUESTIONS = 8  # to a remote at once
 
 
 @runtime_checkable
@@ -65,27 +68,38 @@ class DryStore(Store):
         self, stage: Stage[Subject], subjects: Sequence[Subject], execute: Execute
     ) -> list[Artefact]:
         """The results of `stage`, there or not; see `Store`."""
-        return [self._ask(stage, subject, execute.workers) for subject in subjects]
+        return self._ask(stage, subjects, execute.workers)
 
     def once(self, stage: JointStage[Subject], subject: Subject, execute: Execute) -> Artefact:
         """The result of a stage that spreads its work itself, there or not; see `Store`."""
-        return self._ask(stage, subject, 1)
+        return self._ask(stage, [subject], 1)[0]
+
+    def holds(self, stage: str, digest: str) -> bool:
+        """Whether the result is here or at the remote, where it stays; see `Store`."""
+        if super().holds(stage, digest):
+            return True
+        return self.remote is not None and self.remote.holds(f"{stage}/{digest}")
 
     def _ask(
-        self, stage: Stage[Subject] | JointStage[Subject], subject: Subject, workers: int
-    ) -> Artefact:
-        digest = key_of(stage, subject).digest
-        folder = self._folder(stage.stage, digest)
-        self.asked[folder] = Asked(
-            store=self.root,
-            stage=stage.stage,
-            settings=identity(stage),
-            digest=digest,
-            there=self.holds(stage.stage, digest),
-            pairs=stage.pairs(subject) if isinstance(stage, Solves) else 0,
-            workers=workers,
-        )
-        return _Untouched(folder, digest)
+        self, stage: Stage[Subject] | JointStage[Subject], subjects: Sequence[Subject], workers: int
+    ) -> list[Artefact]:
+        digests = [key_of(stage, subject).digest for subject in subjects]
+        with ThreadPoolExecutor(_QUESTIONS) as pool:
+            there = list(pool.map(partial(self.holds, stage.stage), digests))
+        found = list[Artefact]()
+        for subject, digest, it_is in zip(subjects, digests, there, strict=True):
+            folder = self._folder(stage.stage, digest)
+            self.asked[folder] = Asked(
+                store=self.root,
+                stage=stage.stage,
+                settings=identity(stage),
+                digest=digest,
+                there=it_is,
+                pairs=stage.pairs(subject) if isinstance(stage, Solves) else 0,
+                workers=workers,
+            )
+            found.append(_Untouched(folder, digest))
+        return found
 
 
 class _Untouched(Artefact):
@@ -109,7 +123,8 @@ class DryExperiment(Experiment):
     @cached_property
     def kept(self) -> DryStore:
         """Computes nothing; see `Experiment`."""
-        return DryStore(Path(self.store))
+        remote = None if self.remote is None else Remote(self.remote)
+        return DryStore(Path(self.store), remote)
 
 
 class _Unmeasured:

@@ -86,14 +86,15 @@ def prepare(x: Experiment, *, ask: bool = True) -> tuple[Item, ...]:
 
     Args:
         x: the choices.
-        ask: whether a grouping may ask somebody outside what it was not told yet.
+        ask: whether a grouping may ask somebody outside what it was not told yet, and a remote be
+            written to.
 
     Raises:
         InputError: the input cannot be used.
     """
     x.tracker.check()
-    if ask and x.kept.remote is not None:
-        x.kept.remote.check()
+    if x.kept.remote is not None:
+        x.kept.remote.check(write=ask)
     items = x.items(x.split)
     names = [item.name for item in items]
     if len(items) < 2:

@@ -54,8 +54,11 @@ class Remote:
         """Whether this process found it out of reach."""
         return self.address in _given_up
 
-    def check(self) -> None:
+    def check(self, *, write: bool = True) -> None:
         """Refuse, before any work, an address that cannot be used; one out of reach is given up.
+
+        Args:
+            write: whether to try if results can be written and locked there.
 
         Raises:
             InputError: it holds a password, its library is missing, there is no such bucket, or
@@ -68,7 +71,8 @@ class Remote:
             )
         bad = (FileNotFoundError, PermissionError, ValueError)
         try:
-            self._tried(self._probe, None, users=(ImportError, *bad))
+            probe = self._probe if write else lambda: _opened(self.address)
+            self._tried(probe, None, users=(ImportError, *bad))
         except ImportError as error:
             raise InputError(
                 f"remote={self.address}: {error}; for s3:// pip install 'gwsmm[s3]'"
@@ -78,6 +82,10 @@ class Remote:
                 f"remote={self.address}: cannot be a remote store: "
                 + (str(error) or type(error).__name__)
             ) from error
+
+    def holds(self, place: str) -> bool:
+        """Whether a result is there that is whole, as far as its manifest says."""
+        return self._tried(lambda: self._manifest(place) is not None, otherwise=False)
 
     def download(self, place: str, part: Path, folder: Path) -> bool:
         """Bring a result to `folder` by way of `part`; False: there is none that is whole."""
@@ -123,11 +131,11 @@ class Remote:
     def _download(self, place: str, part: Path, folder: Path) -> bool:
         fs, root = _opened(self.address)
         shutil.rmtree(part, ignore_errors=True)
+        if (manifest := self._manifest(place)) is None:
+            return False
         try:
-            manifest: bytes = fs.cat_file(f"{root}/{place}/{MANIFEST}", end=_LONGEST)
-            sums = _sums(manifest, place)
             part.mkdir(parents=True)
-            for name, expected in sums.items():
+            for name, expected in _sums(manifest, place).items():
                 fs.get_file(f"{root}/{place}/{name}", str(part / name))
                 if checksum(part / name) != expected:
                     raise ValueError(name)
@@ -135,12 +143,25 @@ class Remote:
             part.rename(folder)
         except FileNotFoundError:
             return False
-        except (ValueError, KeyError, TypeError):
+        except ValueError:
             _refuse(f"{root}/{place}")
             return False
         finally:
             shutil.rmtree(part, ignore_errors=True)
         return True
+
+    def _manifest(self, place: str) -> bytes | None:
+        """What a result says of itself; None: there is none, or it says what cannot be."""
+        fs, root = _opened(self.address)
+        try:
+            manifest: bytes = fs.cat_file(f"{root}/{place}/{MANIFEST}", end=_LONGEST)
+            _sums(manifest, place)
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            _refuse(f"{root}/{place}")
+            return None
+        return manifest
 
     def _upload(self, place: str, folder: Path, lease: Lease) -> None:
         if not lease.held():  # somebody took us for dead, and uploads the same

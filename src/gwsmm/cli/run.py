@@ -63,8 +63,10 @@ def _dry_run(arguments: Sequence[str]) -> None:
     """Show what the job or jobs would compute; nothing is left of it."""
     from gwsmm.cli.forecast import show_forecast
 
-    places = ("hydra.run.dir=", "hydra.sweep.dir=", "hydra.sweep.subdir=", "hydra/launcher=")
-    given = [each for each in arguments if not each.startswith(places)]
+    # what says where and by what jobs are run: these are not
+    places = ("hydra.run.dir=", "hydra.sweep.dir=", "hydra.sweep.subdir=")
+    launcher = ("hydra/launcher=", "hydra.launcher.")
+    given = [each for each in arguments if not each.lstrip("+~").startswith((*places, *launcher))]
     found: list[Forecast] = []
     with TemporaryDirectory() as nowhere:
         here = [f"hydra.run.dir={nowhere}", f"hydra.sweep.dir={nowhere}", "hydra/launcher=basic"]
