@@ -28,6 +28,8 @@ from little import (
     write_items,
     write_table,
 )
+from onnxruntime import InferenceSession
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 from safetensors.torch import load_file
 
 from gwsmm.bundle import sealing, tracing
@@ -307,30 +309,55 @@ def test_a_bundle_without_a_graph_is_scored_by_torch(done, made, copied):
     assert len(score()) == len(rows())
 
 
-@pytest.mark.parametrize("what", ["fails", "deviates"])
+@pytest.mark.parametrize("what", ["fails", "deviates", "cannot be loaded", "cannot be run"])
 def test_an_encoder_without_a_right_graph_is_bundled_without_one(
     done, made, tmp_path, monkeypatch, caplog, what
 ):
     def wrong(encoder: Encoder, path: Path) -> str | None:
         if what == "fails":
             return "no such operator"
+        if what == "cannot be loaded":
+            path.write_bytes(b"no graph")
+            return None
+        if what == "cannot be run":
+            return write(encoder, path)
         other = replace(encoder, pooling="cls" if encoder.pooling == "mean" else "mean")
         return write(other, path)
 
     write = tracing.write_graph
     monkeypatch.setattr(tracing, "write_graph", wrong)
+    if what == "cannot be run":
+        monkeypatch.setattr(InferenceSession, "run", fails)
     bundle = bundled(done, tmp_path / "bundle")
     assert isinstance(bundle.runner, Torch)
     assert not (bundle.folder / GRAPH).exists()
     (line,) = [
         record.getMessage() for record in caplog.records if record.name.startswith("gwsmm.b")
     ]
-    assert ("no such operator" if what == "fails" else "deviates by") in line
+    says = {"fails": "no such operator", "deviates": "deviates by"}
+    assert says.get(what, "graph fails (encoder/graph.onnx: ") in line
     assert "torch will score" in line
     files = set(made.manifest.files) - {GRAPH}
     assert {name: bundle.manifest.files[name] for name in files} == {
         name: made.manifest.files[name] for name in files
     }
+
+
+def fails(*_: object) -> None:
+    raise Fail("no kernel")
+
+
+@pytest.mark.parametrize("error", [Fail, MemoryError, RuntimeError])
+def test_what_memory_does_not_hold_is_told_in_one_line(copied, monkeypatch, error):
+    def run(*_: object) -> None:
+        raise error("Failed to allocate memory for requested buffer of size 271349504")
+
+    monkeypatch.setattr(InferenceSession, "run", run)
+    ended = gwsmm("score", "bundle", "table.csv")
+    assert (ended.code, ended.out) == (2, "")
+    (line,) = ended.err.splitlines()
+    assert "not enough memory" in line
+    assert "lower --batch-size" in line
 
 
 # The command

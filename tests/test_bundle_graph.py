@@ -55,6 +55,16 @@ def test_the_graph_gives_the_vectors_of_the_network(checkpoints, tmp_path, archi
     assert len(content) < 1e6  # no weights
 
 
+def test_a_graph_that_fails_says_so_once(checkpoints, tmp_path, capfd):
+    graph, _ = runners(encoder_of(checkpoints / "bert"), tmp_path)
+    with pytest.raises(RuntimeError, match=r"^encoder/graph\.onnx: .*out of data bounds"):
+        graph.vectors(TRUNK, [[10**6]], Most(), lambda _: None)
+    (tmp_path / GRAPH).write_bytes(b"no graph")
+    with pytest.raises(RuntimeError, match=r"^encoder/graph\.onnx: "):
+        Graph(tmp_path, 8, None).vectors(TRUNK, [[1]], Most(), lambda _: None)
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16])
 def test_arrays_are_the_tensors_of_the_file(tmp_path, kind):
     random = torch.Generator().manual_seed(0)

@@ -30,6 +30,7 @@ from gwsmm.bundle.running import ENCODER, GRAPH, Graph, Runner, Tick, Torch
 from gwsmm.bundle.tensors import mapped, read_arrays
 from gwsmm.decision.rule import Rule, sigmoid
 from gwsmm.encoder import Encoder
+from gwsmm.task import out_of_memory
 from gwsmm.types import InputError
 
 
@@ -150,13 +151,20 @@ def readable_errors(folder: Path) -> Iterator[None]:
     """Run a block that reads tensors of a bundle.
 
     Raises:
-        InputError: the files are no tensors, or not those of this encoder.
+        InputError: the files are no tensors, or not those of this encoder; or memory is wanting.
     """
     from safetensors import SafetensorError
 
     try:
         yield
-    except (ValueError, KeyError, IndexError, RuntimeError, SafetensorError) as error:
+    except (
+        ValueError, KeyError, IndexError, RuntimeError, MemoryError, SafetensorError
+    ) as error:  # fmt: skip
+        if out_of_memory(error):
+            raise InputError(
+                f"{folder}: there is not enough memory for so many responses at a time: lower "
+                "--batch-size, or free memory"
+            ) from error
         reason = " ".join(str(error).split())[:300]
         raise InputError(
             f"{folder}: the files do not fit together ({type(error).__name__}: {reason}); write "

@@ -5,7 +5,8 @@ The graph needs neither torch nor transformers, which take more memory than most
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -85,7 +86,8 @@ class Graph:
         order, rows = list[int](), list[NDArray[np.float32]]()
         for batch in batches(ids, most):
             tokens, mask = padded([ids[i] for i in batch], self._padding)
-            rows += self._session.run(None, {IDS: tokens, MASK: mask, **weights})
+            with _runtime_errors():
+                rows += self._session.run(None, {IDS: tokens, MASK: mask, **weights})
             order += batch
             tick(len(order) / len(ids))
         return np.concatenate(rows)[np.argsort(order)]
@@ -103,23 +105,16 @@ class Graph:
     @cached_property
     def _session(self) -> "InferenceSession":
         from onnxruntime import InferenceSession, SessionOptions
-        from onnxruntime.capi.onnxruntime_pybind11_state import (
-            Fail,
-            InvalidGraph,
-            InvalidProtobuf,
-            NotImplemented,
-        )
 
         options = SessionOptions()
         options.intra_op_num_threads = _cores()
         options.enable_mem_pattern = False  # every batch has another shape
+        options.log_severity_level = 4  # what it logs it raises, too
         # Spinning threads slow a busy machine.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
+        with _runtime_errors():
             path = str(self.folder / GRAPH)
             return InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except (Fail, InvalidGraph, InvalidProtobuf, NotImplemented) as error:
-            raise RuntimeError(f"{GRAPH}: {error}") from error
 
     @cached_property
     def _tokenizer(self) -> "Tokenizer":
@@ -185,6 +180,21 @@ class Torch:
             found = infer(network, ids, self.encoder.padding, network.vector, tick, most)
         vectors: NDArray[np.float32] = found.numpy()
         return vectors
+
+
+@contextmanager
+def _runtime_errors() -> Iterator[None]:
+    """Run a block that calls onnxruntime, whose many errors have no base of their own.
+
+    Raises:
+        RuntimeError: for any of them.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith("onnxruntime."):
+            raise
+        raise RuntimeError(f"{GRAPH}: {error}") from error
 
 
 def _cores() -> int:

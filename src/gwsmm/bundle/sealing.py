@@ -122,7 +122,8 @@ def checked_seal(
 ) -> float:
     """Seal the folder, and refuse it if it scores otherwise than it was evaluated.
 
-    A graph of the encoder by which that would be so is left out; torch scores then.
+    A graph of the encoder by which that would be so, or that does not run, is left out; torch
+    scores then.
 
     Args:
         folder: that is to become `out`.
@@ -138,14 +139,19 @@ def checked_seal(
         InputError: it is more than rounding.
     """
     seal(folder, content)
-    found, steepness = _deviation(folder, outcomes, device), steepest(outcomes)
+    steepness = steepest(outcomes)
     if (folder / GRAPH).exists():
-        if found <= GRAPH_TOLERANCE * steepness:
-            return found
-        log.warning("bundle: the encoder's ONNX graph deviates by %.1e: torch will score", found)
+        try:
+            found = _deviation(folder, outcomes, device)
+            if found <= GRAPH_TOLERANCE * steepness:
+                return found
+            wrong = f"deviates by {found:.1e}"
+        except InputError as error:  # what is not the graph's fault is told below
+            wrong = "fails (" + " ".join(str(error.__cause__ or error).split())[:200] + ")"
+        log.warning("bundle: the encoder's ONNX graph %s: torch will score", wrong)
         (folder / GRAPH).unlink()
         seal(folder, content)
-        found = _deviation(folder, outcomes, device)
+    found = _deviation(folder, outcomes, device)
     if not found <= TOLERANCE * steepness:  # nor not-a-number
         raise InputError(
             f"{out}: the bundle was not written, as its probabilities differ from those of the "
