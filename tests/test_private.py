@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -286,6 +287,19 @@ def test_every_matrix_has_the_smallest_rank_of_its_error(bound):
         whole = np.linalg.norm(delta)
         assert best(delta, rank) <= bound * whole * (1 + 1e-6), name
         assert rank == 1 or best(delta, rank - 1) > bound * whole, name
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    st.integers(2, 16), st.floats(0.001, 0.99), st.floats(0, 3), st.booleans(), st.integers(0, 99)
+)
+def test_what_is_decoded_keeps_the_error_whatever_the_bits(bits, bound, decay, wide, seed):
+    draw = partial(torch.randn, generator=torch.Generator().manual_seed(seed))
+    spectrum = torch.arange(1, 21) ** -decay
+    delta = torch.linalg.qr(draw(40, 20))[0] * spectrum @ torch.linalg.qr(draw(20, 20))[0]
+    member = {TABLE: delta.T if wide else delta}
+    base = {TABLE: torch.zeros_like(member[TABLE])}
+    assert error(SvdError(error=bound, **FACTORS | {"bits": bits}), member, [base]) <= bound + 1e-6
 
 
 def test_validation_chooses_the_smallest_rank_whose_loss_is_near_enough():

@@ -78,31 +78,33 @@ class Svd:
 def encode_at(rank: int, bits: int, member: State, base: State, still: float) -> State:
     """The code of Δ with matrices of this rank."""
     return encode_delta(
-        member, base, still, lambda name, rows, delta: factors(delta, lambda energy: rank, bits)
+        member, base, still, lambda name, rows, delta: fields_of(delta, *factors(delta), rank, bits)
     )
 
 
-def factors(delta: "Tensor", choose: Callable[["Tensor"], int], bits: int) -> State:
-    """Fields of an [m, n] matrix at the rank that is chosen by its squared singular values.
+def factors(delta: "Tensor") -> tuple["Tensor", "Tensor"]:
+    """Directions of an [m, n] matrix, the largest first: left [long, short], right [short, short].
 
-    Those come from the eigenvectors of the smaller Gram matrix, in double precision: precise far
-    beyond fp16, and for a tall matrix much faster than a singular value decomposition.
+    left rightᵀ is the matrix with its longer side upright. From the eigenvectors of the smaller
+    Gram matrix, in double precision: precise far beyond fp16, and for a tall matrix much faster
+    than a singular value decomposition.
     """
     import torch
 
-    wide = delta.shape[1] > delta.shape[0]
-    tall = (delta.T if wide else delta).double()
-    energy, vectors = torch.linalg.eigh(tall.T @ tall)  # from the least to the largest
-    energy, vectors = energy.flip(0).clamp(min=0), vectors.flip(1)
-    rank = choose(energy)
+    tall = (delta.T if delta.shape[1] > delta.shape[0] else delta).double()
+    right = torch.linalg.eigh(tall.T @ tall).eigenvectors.flip(1)
+    return tall @ right, right
+
+
+def fields_of(delta: "Tensor", left: "Tensor", right: "Tensor", rank: int, bits: int) -> State:
+    """Fields of an [m, n] matrix with these factors, of which it keeps so many directions."""
     if bits * rank * sum(delta.shape) >= HALF * delta.numel():
         return to_half("values", delta)
-    right = vectors[:, :rank]
-    return {**to_bits("left", tall @ right, bits), **to_bits("right", right, bits)}
+    return {**to_bits("left", left[:, :rank], bits), **to_bits("right", right[:, :rank], bits)}
 
 
 def decode_factors(code: State, base: State, bits: int) -> State:
-    """The base plus what `factors` made fields of."""
+    """The base plus what `fields_of` made fields of."""
 
     def matrix(name: str, rows: "Tensor", fields: State) -> "Tensor":
         if "values" in fields:
