@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ import torch
 import yaml
 from hydra import compose, initialize_config_dir
 from little import (
+    COMMAND,
     CONF,
     NAMES,
     TINY,
@@ -445,6 +447,38 @@ def test_a_column_with_the_name_of_a_label_is_replaced_and_that_is_said(copied):
     assert ended.err == "gwsmm: table.csv: its own E1 is replaced by what is scored\n"
     found = list(csv.DictReader(io.StringIO(ended.out)))
     assert [row["E1"] for row in found] == [row["E1"] for row in plain]
+
+
+def test_a_kept_text_that_no_file_can_hold_is_refused(copied):
+    kept = ["plain", "\ud800"]
+    lines = [json.dumps({"item": NAMES[0], "text": "a", "note": note}) for note in kept]
+    Path("table.jsonl").write_text("\n".join(lines))
+    for out in ([], ["--out", "out.csv"], ["--out", "out.parquet"]):
+        ended = gwsmm("score", "bundle", "table.jsonl", *out)
+        assert (ended.code, ended.out) == (2, "")
+        where = "table.jsonl line 2, column 'note'"
+        assert ended.err.startswith(f"gwsmm: {where} holds half of a surrogate pair: ")
+        assert ended.err.count("\n") == 1
+    lines = [json.dumps({"item": NAMES[0], "text": "a", "note": [note]}) for note in kept]
+    Path("table.jsonl").write_text("\n".join(lines))
+    for out in ("out.csv", "out.parquet"):
+        assert gwsmm("score", "bundle", "table.jsonl", "--out", out).code == 0
+
+
+def test_scores_are_utf8_wherever_they_are_written_and_nobody_need_read_them(copied):
+    write_table(Path("table.csv"), ["item", "text", "id"], [[NAMES[0], "x", "é"]] * 5000)
+    command = [COMMAND, "score", "bundle", "table.csv"]
+    ascii_only = dict(os.environ, PYTHONIOENCODING="ascii")
+    ended = subprocess.run(command, env=ascii_only, check=True, capture_output=True)
+    assert ended.stdout.decode("utf-8").splitlines()[-1].startswith(f"{NAMES[0]},é,")
+    helped = subprocess.run([COMMAND, "--help"], env=ascii_only, check=True, capture_output=True)
+    assert rb"[OPTION=VALUE \u2026]" in helped.stdout
+
+    read, write = os.pipe()
+    os.close(read)
+    ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (1, b"")
 
 
 def test_a_run_is_bundled_by_its_folder_and_scored_elsewhere(world, tmp_path, monkeypatch):

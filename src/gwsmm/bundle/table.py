@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from gwsmm.types import InputError
 
 ENDINGS = (".csv", ".parquet")
 SCORE = "score"
+_HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair, which JSON alone can hold
 TOKENS = 32  # of a batch, for each of its responses: of longer ones fewer are taken at a time
 
 
@@ -59,12 +61,13 @@ def read_table(path: Path, columns: Columns, items: Sequence[str]) -> Asked:
 
     Raises:
         InputError: the table cannot be read, lacks a column, has a row without a text, or one for
-            an item that there is not.
+            an item that there is not, or a cell that cannot be written again.
     """
     sheet = read(locate(str(path)))
     sheet.check_column(columns.item, "--item")
     sheet.check_column(columns.text, "--text")
     names = tuple(_known(row, columns.item, items) for row in sheet.rows)
+    _check_kept(sheet.rows)
     return Asked(sheet, names, text_column(sheet.rows, columns.text))
 
 
@@ -76,6 +79,16 @@ def _known(row: Row, column: str, items: Sequence[str]) -> str:
         f"{row.where}, column {show([column])}: the bundle has no item {show([name])}; "
         f"{meant(name, items)}"
     )
+
+
+def _check_kept(rows: Iterable[Row]) -> None:
+    for row in rows:
+        for column, cell in row.cells.items():
+            if isinstance(cell, str) and _HALF.search(cell):
+                raise InputError(
+                    f"{row.where}, column {show([column])} holds half of a surrogate pair: write "
+                    "the text again as UTF-8"
+                )
 
 
 def score_table(
@@ -200,7 +213,8 @@ def _write_parquet(path: Path, columns: dict[str, list[Cell]]) -> None:
     def array(cells: list[Cell]) -> object:
         try:
             return pa.array(cells)
-        except (pa.ArrowException, OverflowError):  # JSON lines may mix types in a column
+        # JSON lines may mix types in a column, and hold in a list what no text can
+        except (pa.ArrowException, OverflowError, UnicodeEncodeError):
             return pa.array([None if cell is None else str(cell) for cell in cells])
 
     pq.write_table(pa.table({name: array(cells) for name, cells in columns.items()}), path)

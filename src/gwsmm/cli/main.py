@@ -1,5 +1,6 @@
 """The command `gwsmm` and its subcommands."""
 
+import io
 import logging
 import os
 import sys
@@ -56,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Spinning threads slow a busy machine twentyfold; to be set before numpy or torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal has every letter
     logging.raiseExceptions = False  # a log that cannot be written is no traceback on the terminal
     given = list(sys.argv[1:] if arguments is None else arguments)
     command, rest = (given[0], given[1:]) if given else ("--help", [])

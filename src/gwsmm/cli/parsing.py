@@ -1,6 +1,7 @@
 """What the commands beside `gwsmm run` have in common: how they read arguments and end."""
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -41,6 +42,9 @@ def input_errors() -> Iterator[None]:
     except InputError as error:
         sys.stderr.write(f"gwsmm: {one_line(str(error))}\n")
         raise SystemExit(2) from None
+    except BrokenPipeError:  # whoever read the output, e.g. head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # takes the rest
+        raise SystemExit(1) from None
     except OSError as error:
         if (reason := refusal(error)) is None:
             raise

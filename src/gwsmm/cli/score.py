@@ -1,6 +1,7 @@
 """`gwsmm score`: a table of responses to any of a bundle's items → their scores."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -77,6 +78,8 @@ def _score(given: argparse.Namespace) -> None:
             tick=done.append,
         )
     if given.out is None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # as a file, whatever a terminal is set to
         sys.stdout.write(to_csv(scored))
     else:
         write_table(given.out, scored)
