@@ -5,10 +5,10 @@ import shutil
 import signal
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import cache
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,10 @@ from safetensors.numpy import save
 from gwsmm.artefact import MANIFEST, Artefact
 from gwsmm.bundle.manifest import checked, read_manifest
 from gwsmm.bundle.reading import open_bundle
+from gwsmm.cli.clean import clean_command
 from gwsmm.cli.composing import CONF, build, check_choices, rebuild
 from gwsmm.cli.explain import explain, is_users
+from gwsmm.cli.status import status_command
 from gwsmm.grouping.chat import Chat
 from gwsmm.grouping.llm import LanguageModel
 from gwsmm.grouping.record import read_record
@@ -410,6 +412,39 @@ def read_finished(folder: Path) -> object:
     return run.plan, run.distances, run.half_samples, run.predictions, run.seed
 
 
+def runs_left() -> list[Files]:
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    overrides = ["encoder=tiny", "items=pasta", "items.path=/nowhere"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = OmegaConf.to_yaml(compose("config", overrides=overrides), resolve=True)
+    keys = {"items": {"one": "0" * 32}, "stages": {"finetune": ["0" * 32]}}
+    said = ["cli.run: begun", "store: finetune: 3 computed, 0 reused", "cli.conducting: finished x"]
+    log = "".join(f"2026-01-02 03:04:05,678 INFO gwsmm.{each}\n" for each in said)
+    return [
+        {
+            "run.log": log.encode(),
+            "config.yaml": config.encode(),
+            "run.json": dumped({"overrides": overrides}),
+            "keys.json": dumped(keys),
+        }
+    ]
+
+
+def ask_of_run(folder: Path) -> None:
+    """What `gwsmm status` and `gwsmm clean` say of it."""
+    place = str(folder)
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()) as said:
+        try:
+            status_command([place])
+            clean_command([place, "--unreachable", "--runs", place])
+        except SystemExit as end:
+            if end.code != 2:
+                raise
+            raise InputError(said.getvalue()) from None
+
+
 def configurations() -> list[Files]:
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
@@ -497,6 +532,12 @@ TARGETS: dict[str, Target] = {
             for name in ("results.json", "run.json")
         }
         | {name: csv_text(",") for name in ("distances.csv", "pairs.csv", "halves.csv")},
+    ),
+    "runs left": Target(
+        ask_of_run,
+        runs_left,
+        {name: variants(json.loads(runs_left()[0][name])) for name in ("run.json", "keys.json")}
+        | {"config.yaml": variants(yaml.safe_load(runs_left()[0]["config.yaml"]))},
     ),
     "configurations": Target(
         read_config,

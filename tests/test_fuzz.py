@@ -10,7 +10,13 @@ import fuzz_targets
 from fuzz import guided
 from fuzz_targets import TARGETS, Target, fuzz
 
-SLOW = {"configurations": 20, "overrides": 20, "runs": 100, "tables": 100}  # inputs
+SLOW = {
+    "configurations": 20,
+    "overrides": 20,
+    "runs": 100,
+    "runs left": 20,
+    "tables": 100,
+}  # inputs
 
 
 @pytest.mark.parametrize("name", TARGETS)

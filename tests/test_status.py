@@ -168,6 +168,38 @@ def test_data_and_settings_that_are_gone_are_told_in_one_line(here):
     assert re.search(r"items cannot be read today: .*data is no folder", other)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("keys.json", '{"stages": [1]}'),
+        ("keys.json", '{"stages": {"a": 5}}'),
+        ("keys.json", '{"stages": {"a": [1]}}'),
+        ("keys.json", '{"stages": {"finetune": ["../../data"]}}'),
+        ("keys.json", '{"items": ["apples"]}'),
+        ("config.yaml", "items: foo\nsplit: {_target_: x}\nstore: outputs/store"),
+        ("config.yaml", "items: {path: data}\nsplit: {_target_: x}\nstore: outputs/store"),
+        ("config.yaml", "items: {_target_: x, path: 2020-01-01}\nsplit: {_target_: x}\nstore: s"),
+        ("config.yaml", "store: [outputs/store]"),
+        ("run.json", '{"overrides": [1, 2]}'),
+    ],
+)
+def test_a_file_of_a_run_of_the_wrong_shape_is_told_as_one_that_cannot_be_read(here, name, content):
+    (RUN / name).write_text(content)
+    cells, _ = status()
+    assert "unknown" in cells or "yes" in cells
+    ended = gwsmm("clean", "--unreachable")
+    assert (ended.code, "Traceback" in ended.err) == (2 if name == "keys.json" else 0, False)
+
+
+def test_a_store_that_the_environment_names_is_found(here, monkeypatch):
+    config = RUN / "config.yaml"
+    text = config.read_text()
+    config.write_text(text.replace("store: outputs/store", "store: ${oc.env:SCR}/store"))
+    assert status()[0][2] == "${oc.env:SCR}/store: not here"
+    monkeypatch.setenv("SCR", "outputs")
+    assert status()[0][2] == f"all {len(used())} there"
+
+
 def test_runs_that_ended_otherwise_are_told(here):
     log(RUN, *BEGUN, "cli.run: failed: no space left")
     cells, notes = status()

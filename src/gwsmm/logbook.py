@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ State = Literal["finished", "running", "stopped", "failed", "killed"]
 
 _LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d):\d\d,\d+ [A-Z]+ gwsmm\.(\S+): (.*)")
 _STAGE = re.compile(r"(\w+): \d+ computed, \d+ reused")
+_RESULT = re.compile(r"\w{1,50}/[0-9a-f]{32}")  # stage and key
 _SAYS: dict[str, State] = {
     "begun": "killed",  # if nothing follows
     "finished": "finished",
@@ -110,35 +111,52 @@ def _log(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Left:
-    """The files of a run that say what it was made of; each is empty where it cannot be read."""
+    """The files of a run that say what it was made of.
+
+    Each is empty where it cannot be read or is of another shape.
+
+    Attributes:
+        folder: of the run.
+        resolved: puts in what a `${…}` of a setting stands for.
+    """
 
     folder: Path
+    resolved: Callable[[str], str] = str
 
     @cached_property
     def settings(self) -> Mapping[str, Any]:
         """The content of `config.yaml`."""
-        return self._read("config.yaml", read_yaml)
+        found = self._read("config.yaml", read_yaml)
+        built = [found.get(group) for group in ("items", "split")]
+        whole = isinstance(found.get("store"), str) and all(
+            isinstance(each, dict) and "_target_" in each for each in built
+        )
+        return found if whole else {}
 
     @property
     def overrides(self) -> list[str] | None:
         """What was typed; None: that is not known."""
         found = self._read("run.json", json.loads).get("overrides")
-        return found if isinstance(found, list) else None
+        return found if isinstance(found, list) and _are_texts(found) else None
 
     @property
     def items(self) -> Mapping[str, str]:
         """By name the digests of the items."""
-        return self._keys.get("items") or {}
+        found = self._keys.get("items")
+        return found if isinstance(found, dict) and _are_texts(found.values()) else {}
 
     @property
     def stages(self) -> Mapping[str, Sequence[str]]:
         """By stage the keys of the results that it used; empty: that is not known."""
-        return self._keys.get("stages") or {}
+        found = self._keys.get("stages")
+        if isinstance(found, dict) and all(_are_keys(*each) for each in found.items()):
+            return found
+        return {}
 
     @property
     def store(self) -> Store:
         """Where these are."""
-        return Store(Path(str(self.settings.get("store"))))
+        return Store(Path(self.resolved(str(self.settings.get("store")))))
 
     @cached_property
     def results(self) -> Sequence[Kept]:
@@ -156,3 +174,11 @@ class Left:
         except (OSError, ValueError, yaml.YAMLError, RecursionError):
             return {}
         return content if isinstance(content, dict) else {}
+
+
+def _are_texts(values: Iterable[object]) -> bool:
+    return all(isinstance(each, str) for each in values)
+
+
+def _are_keys(stage: str, found: object) -> bool:
+    return isinstance(found, list) and all(_RESULT.fullmatch(f"{stage}/{key}") for key in found)

@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 from gwsmm.cli.explain import explain
@@ -136,6 +137,17 @@ def composed(overrides: Sequence[str]) -> dict[str, Any]:
         cfg = compose("config", overrides=list(overrides))
     settings: dict[str, Any] = yaml.safe_load(OmegaConf.to_yaml(shown(cfg)))
     return settings
+
+
+def resolved(text: str) -> str:
+    """A setting of a run's `config.yaml`, with what its `${oc.env:…}` stand for here.
+
+    Where they stand for nothing, the setting as it is written.
+    """
+    try:
+        return str(OmegaConf.create({"text": text})["text"])
+    except OmegaConfBaseException:
+        return text
 
 
 def items_of(settings: Mapping[str, Any]) -> "tuple[Item, ...]":

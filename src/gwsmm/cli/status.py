@@ -1,6 +1,5 @@
 """`gwsmm status`: how runs stand, whether their results are kept, and which are stale and why."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,11 +38,13 @@ def status_command(arguments: Sequence[str]) -> None:
 
 
 def _status(folders: Sequence[Path]) -> None:
+    from gwsmm.cli.composing import resolved
+
     runs = [run for folder in folders for run in found_in(folder)]
     today = _Today()
     rows, notes = [], []
     for folder in dict.fromkeys(runs):
-        now, run = standing(folder), Left(folder)
+        now, run = standing(folder), Left(folder, resolved)
         finished = now.state == "finished"
         reasons = list(today.reasons(run)) if finished else []
         where = f" in {now.stage}" if now.stage and not finished else ""
@@ -73,7 +74,7 @@ def found_in(folder: Path) -> list[Path]:
 
 def _kept(run: Left) -> str:
     """Whether what a run used is still in its store."""
-    if not run.stages:
+    if not (run.stages and run.settings):
         return "unknown"
     if not run.store.root.is_dir():
         return f"{run.store.root}: not here"
@@ -119,10 +120,10 @@ class _Today:
 
     def _data(self, run: Left) -> list[str]:
         before = run.items
-        chosen = {group: run.settings.get(group) for group in ("items", "split")}
-        key = json.dumps(chosen, sort_keys=True)
-        if not before or None in chosen.values():
+        if not before or not run.settings:
             return []
+        chosen = {group: run.settings[group] for group in ("items", "split")}
+        key = repr(chosen)
         if key not in self.items:
             self.items[key] = self._read_items(chosen)
         now = self.items[key]
