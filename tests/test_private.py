@@ -171,6 +171,20 @@ def test_one_part_can_be_decoded_by_itself(codec):
         same(shared.decode(alone[0], alone[2:]), alone[1])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_rows_that_only_rounding_moved_are_not_kept(codec, dtype):
+    """Of the base in few bits, that is: fine-tuning decays such rows a little, and no more."""
+    if isinstance(codec, LastLayers | NormsAndBiases):
+        pytest.skip("keeps whole tensors")
+    start, moves = state(0)[TABLE], state(1)[TABLE]
+    member = start * (1 - 1e-6)
+    member[7:12] += 0.1 * moves[7:12]
+    bases = [{TABLE: (start + size * moves).to(dtype)} for size in (0, 1e-4)[: len(codec.bases)]]
+    code = codec.encode({TABLE: member}, bases, lambda _: 0.0)
+    assert unpack(code[f"{TABLE}:rows"], 1, len(start)).nonzero()[0].tolist() == [7, 8, 9, 10, 11]
+    assert codec.encode({TABLE: start}, bases, lambda _: 0.0) == {}
+
+
 # Layers, norms and biases
 
 

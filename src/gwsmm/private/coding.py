@@ -44,7 +44,7 @@ class Coding:
     """The stage: an item and what it shares → `private.safetensors`."""
 
     stage: ClassVar[str] = "private"
-    version: ClassVar[int] = 1  # of what a strategy decodes, too
+    version: ClassVar[int] = 2  # of what a strategy decodes, too
 
     encoder: Encoder
     private: PrivateTrunk
