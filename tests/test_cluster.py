@@ -84,6 +84,12 @@ def hungry(task: object) -> object:
     raise MemoryError
 
 
+def test_a_store_that_cannot_be_written_is_named(engine, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"^store=\S+ cannot be written \(Not a directory\)"):
+        of(engine, tmp_path / "file" / "store").map(killed, ["a"], label="x")
+
+
 def test_a_run_gives_the_results_of_one_process_although_a_worker_is_killed(
     engine, undisturbed, data, tmp_path
 ):

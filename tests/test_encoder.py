@@ -487,6 +487,14 @@ def test_a_missing_folder_is_refused(model):
     assert refused(lambda: encoder_of(model).digest).endswith("there is no such folder")
 
 
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [("~nobody-of-this-name/m", "no such home folder"), ("/" + "m" * 300, "File name too long")],
+)
+def test_a_folder_that_cannot_be_is_refused(model, says):
+    assert says in refused(lambda: encoder_of(model).digest)
+
+
 @pytest.mark.parametrize("model", ["package:no_such_one/model", "package:no.such/m", "package:"])
 def test_a_missing_package_is_refused(model):
     assert "is not installed" in refused(lambda: encoder_of(model).digest)

@@ -575,6 +575,11 @@ def test_a_missing_record_is_refused_with_those_that_are_shipped(tmp_path):
         assert line.endswith("experts, gpt_o1, gw_published")
 
 
+def test_a_record_in_nobodys_home_is_refused():
+    line = refused(expert("~nobody-of-this-name/plan.json"))
+    assert line.startswith("grouping.record=~nobody-of-this-name/plan.json: there is no such home")
+
+
 def test_the_plan_of_a_run_can_be_given_to_another(any_grouping, tmp_path):
     plan = planned(any_grouping, drawn(8))
     write_json(tmp_path / "plan.json", plan_content(plan))

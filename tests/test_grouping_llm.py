@@ -153,6 +153,12 @@ def test_an_answer_is_recorded_and_never_asked_for_again(server, asking, tmp_pat
     assert KEY not in file.read_text()
 
 
+def test_answers_in_nobodys_home_are_refused_before_the_model_is_asked(server, asking):
+    with pytest.raises(InputError, match=r"^grouping\.answers=~nobody.*no such home folder"):
+        replace(asking, answers="~nobody-of-this-name/answers").check(items())
+    assert server.asked == []
+
+
 def test_the_model_is_told_of_the_items_and_of_no_response(server, asking):
     server.script = [MATRIX]
     asking.check(items())

@@ -460,6 +460,7 @@ def test_wrong_paths():
         "*.csv": r"no file matches \*\.csv",
         "~nobody-of-this-name/a.csv": r"no such home folder",
         "notes.docx/a.csv": r"cannot be read \(Not a directory\)",
+        "long" * 100: r"cannot be read \(File name too long\)",
     }.items():
         refused(lambda path=path: table(path)(SPLIT), message)
 
@@ -510,6 +511,10 @@ def test_pasta_items_stand_in_alphabetical_order():
     assert [len(p) for p in (items[0].train, items[0].validation, items[0].test)] == [54, 6, 20]
     (limited, *_) = pasta("data", limit=20)(SPLIT)
     assert [len(p) for p in (limited.train, limited.validation, limited.test)] == [18, 2, 20]
+
+
+def test_a_pasta_folder_that_cannot_be_looked_into_is_refused():
+    refused(lambda: pasta("long" * 100)(SPLIT), r"cannot be read \(File name too long\)")
 
 
 def test_pasta_rows_with_minus_one_are_dropped_and_noted():

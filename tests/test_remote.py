@@ -130,6 +130,12 @@ def test_what_one_machine_computed_another_downloads(address, tmp_path):
     assert not [name for name in names(address) if ".lock." in name or "probe" in name]
 
 
+def test_a_store_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"^store=\S+ cannot be written \(Not a directory\)"):
+        values(tmp_path / "file" / "store", Remote(f"memory://{tmp_path.name}"))
+
+
 def names(address: str) -> list[str]:
     fs, root = module._opened(address)
     return fs.find(root)

@@ -1,4 +1,4 @@
-"""What a disk that is full, read-only or broken says, in one line."""
+"""Paths that the user gives, and what a disk that is full, read-only or broken says of them."""
 
 import errno
 import os
@@ -22,6 +22,21 @@ _REFUSED = {
     errno.EROFS,
 }
 _SAFETENSORS = re.compile(r"\(os error (\d+)\)")  # it tells the number in its message alone
+
+
+def locate(path: str, setting: str = "") -> Path:
+    """The path with `~` replaced; a relative one starts at the working directory.
+
+    Raises:
+        InputError: there is no such home folder; names the setting that gave the path, if any.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        given = f"{setting}={path}" if setting else path
+        raise InputError(
+            f"{given}: there is no such home folder: write the path in full"
+        ) from error
 
 
 def refusal(error: BaseException) -> str | None:

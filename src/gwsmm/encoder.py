@@ -18,6 +18,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from gwsmm.artefact import State, checksum
+from gwsmm.disk import locate
 from gwsmm.types import STRICT, InputError
 
 if TYPE_CHECKING:
@@ -248,9 +249,14 @@ class Encoder:
         return Path(spec.origin).parent / inside
 
     def _local(self) -> Path | None:
-        folder = Path(self.model).expanduser()
-        if folder.is_dir():
-            return folder
+        folder = locate(self.model, "encoder.model")
+        try:
+            if folder.is_dir():
+                return folder
+        except OSError as error:
+            raise InputError(
+                f"encoder.model={self.model}: cannot be read ({error.strerror}): check the path"
+            ) from error
         if folder.is_absolute() or self.model.startswith(("~", ".")):
             raise InputError(f"encoder.model={self.model}: there is no such folder")
         return None

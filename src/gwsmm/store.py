@@ -199,7 +199,8 @@ class Store:
         """Download what the remote has of these results, and this folder lacks."""
         if self.remote is None:
             return
-        (self.root / stage).mkdir(parents=True, exist_ok=True)
+        with writing(self.root, "store"):
+            (self.root / stage).mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(_DOWNLOADS) as pool:
             for _ in pool.map(lambda digest: self._download(stage, digest), digests):
                 pass

@@ -13,7 +13,7 @@ import numpy as np
 from gwsmm.artefact import MANIFEST
 from gwsmm.bundle.manifest import Bundled, meant
 from gwsmm.bundle.reading import Bundle, Scored
-from gwsmm.items.files import locate
+from gwsmm.disk import locate
 from gwsmm.items.ordinal import decode
 from gwsmm.items.ratings import text_column
 from gwsmm.items.reading import read

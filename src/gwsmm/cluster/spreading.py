@@ -6,8 +6,8 @@ scheduler is lost, and which shows no progress under Ray.
 
 import os
 import socket
-from collections.abc import Callable, Hashable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, Generic, Protocol
 
+from gwsmm.disk import writing
 from gwsmm.progress import bar
 from gwsmm.task import Result, Task, numbered
 from gwsmm.types import InputError
@@ -85,12 +86,8 @@ def spread(
         there = [tasks[i] for i in [*running.values()]]
         return len(results) + (sum(map(inside, there)) if inside else 0.0)
 
-    Path(visit.store).mkdir(parents=True, exist_ok=True)
-    with (
-        NamedTemporaryFile(dir=visit.store, prefix=".seen-") as mark,
-        bar(label, len(tasks), done),
-    ):
-        call = visit.from_here(Path(mark.name).name)
+    with _marked(Path(visit.store)) as mark, bar(label, len(tasks), done):
+        call = visit.from_here(mark)
         try:
             while len(results) < len(tasks):
                 for i, task in islice(todo, max(0, engine.room() - len(running))):
@@ -101,6 +98,20 @@ def spread(
         finally:
             engine.cancel([*running])
     return [results[i] for i in range(len(tasks))]
+
+
+@contextmanager
+def _marked(store: Path) -> Iterator[str]:
+    """The name of a file that there is in the store within the block.
+
+    Raises:
+        InputError: the store cannot be written.
+    """
+    with ExitStack() as stack:
+        with writing(store, "store"):
+            store.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(NamedTemporaryFile(dir=store, prefix=".seen-"))
+        yield Path(file.name).name
 
 
 def check_installed(module: str, extra: str) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from gwsmm.disk import locate
 from gwsmm.grouping.candidates import Candidates
 from gwsmm.grouping.chat import Chat
 from gwsmm.grouping.linkage import Linkage, Method, into
@@ -109,7 +110,10 @@ class LanguageModel:
     def _file(self, items: Sequence[Item]) -> Path:
         """Where the answer to this question is kept."""
         asked = json.dumps([self.chat.model, self.chat.base_url, self._prompt(items)])
-        return Path(self.answers).expanduser() / f"{sha256(asked.encode()).hexdigest()[:16]}.json"
+        return (
+            locate(self.answers, "grouping.answers")
+            / f"{sha256(asked.encode()).hexdigest()[:16]}.json"
+        )
 
     def _ask(self, items: Sequence[Item]) -> None:
         """Ask until an answer is valid, and record it.

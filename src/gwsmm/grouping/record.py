@@ -10,6 +10,7 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from gwsmm.disk import locate
 from gwsmm.grouping.linkage import Linkage, check_encoders, cut
 from gwsmm.plain import read_yaml
 from gwsmm.types import InputError, Plan, partition
@@ -88,7 +89,7 @@ def read_record(record: str) -> Record:
         InputError: there is no such file, or it is no record.
     """
     shipped = {path.stem: path for path in sorted(_SHIPPED.glob("*.json"))}
-    path = shipped.get(record) or Path(record).expanduser()
+    path = shipped.get(record) or locate(record, "grouping.record")
     try:
         text = path.read_text(encoding="utf-8-sig")
         return record_of(_READERS.get(path.suffix, read_yaml)(text))

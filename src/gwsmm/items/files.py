@@ -1,9 +1,11 @@
 """Which files a path means, and their content."""
 
 import glob
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from gwsmm.disk import locate
 from gwsmm.types import InputError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -12,27 +14,34 @@ LARGEST = 4 * 10**9  # bytes of a table, packed or not; a text takes some times 
 ENDINGS = (*DELIMITERS, *JSON_LINES, ".parquet")
 
 
-def locate(path: str) -> Path:
-    """The path with `~` replaced; a relative one starts at the working directory."""
+@contextmanager
+def looking(path: Path) -> Iterator[None]:
+    """Run a block that looks at a path which the user gave.
+
+    Raises:
+        InputError: the system refuses.
+    """
     try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise InputError(f"{path}: there is no such home folder: write the path in full") from error
+        yield
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): check the path") from error
 
 
 def read_bytes(path: Path) -> bytes:
     """The file's content, or one line on why it cannot be had."""
-    try:
-        if (size := path.stat().st_size) > LARGEST:
+    with looking(path):
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError as error:
+            raise InputError(
+                f"{path} does not exist: relative paths start at {Path.cwd()}"
+            ) from error
+        if size > LARGEST:
             raise InputError(
                 f"{path} has {size / 1e9:.1f} GB and at most {LARGEST / 1e9:.0f} are read: divide "
                 "it into several files"
             )
         return path.read_bytes()
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist: relative paths start at {Path.cwd()}") from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): check the path") from error
 
 
 def decode(path: Path, data: bytes) -> str:
@@ -55,12 +64,15 @@ def tables(paths: Iterable[str]) -> list[Path]:
 
     Of a folder, `.json` files are passed over: most often they describe the tables beside them.
     """
-    found = [file for path in paths for file in _tables(path)]
-    return list(dict.fromkeys(found))
+    found = dict[Path, None]()
+    for path in paths:
+        place = locate(path)
+        with looking(place):
+            found |= dict.fromkeys(_tables(place))
+    return list(found)
 
 
-def _tables(path: str) -> list[Path]:
-    place = locate(path)
+def _tables(place: Path) -> list[Path]:
     endings = ", ".join(ENDINGS)
     if place.is_dir():
         inside = [file for file in place.iterdir() if not file.name.startswith(".")]
@@ -68,7 +80,7 @@ def _tables(path: str) -> list[Path]:
         files = [file for file in files if file.suffix.lower() != ".json"]
         if not files:
             raise InputError(f"folder {place} holds no table: add files that end in {endings}")
-    elif place.exists() or not glob.has_magic(path):
+    elif place.exists() or not glob.has_magic(str(place)):
         files = [place]
     else:
         # Path.glob refuses absolute patterns.

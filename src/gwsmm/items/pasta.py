@@ -6,7 +6,8 @@ from typing import Annotated
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from gwsmm.items.files import decode, locate, read_bytes
+from gwsmm.disk import locate
+from gwsmm.items.files import decode, looking, read_bytes
 from gwsmm.items.ratings import dropped, responses
 from gwsmm.items.reading import read
 from gwsmm.items.sheet import Sheet, show
@@ -44,7 +45,8 @@ class Pasta:
     def __call__(self, split: Split) -> tuple[Item, ...]:
         """The items, their training responses divided for validation."""
         folder = locate(self.path)
-        names = _names(folder)
+        with looking(folder):
+            names = _names(folder)
         about = _descriptions(folder / DESCRIPTIONS)
         return tuple(
             self._item(folder, name, about.get(name, Described(item=name)), split) for name in names
