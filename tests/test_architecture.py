@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import math
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import get_origin
 
 import pytest
+from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from little import CONF
 from omegaconf import OmegaConf
@@ -283,6 +285,28 @@ def test_a_strategy_refuses_a_field_that_is_unknown_missing_or_of_another_type(p
             kind(**{key: value for key, value in settings.items() if key != name})
         with pytest.raises(ValidationError):
             kind(**settings | {name: object()})
+
+
+def places(settings: dict | list) -> Iterator[tuple[dict | list, object]]:
+    """Where a number stands in settings, or may stand: the container, and its key or position."""
+    for key, value in settings.items() if isinstance(settings, dict) else enumerate(settings):
+        if isinstance(value, dict | list):
+            yield from places(value)
+        elif value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+            yield settings, key
+
+
+@pytest.mark.parametrize("path", STRATEGIES, ids=lambda path: f"{path.parent.name}={path.stem}")
+def test_a_strategy_refuses_what_is_infinite_or_no_number(path):
+    settings = with_required(path)
+    for container, key in places(settings):
+        value = container[key]
+        for wrong in (math.inf, -math.inf, math.nan):
+            container[key] = wrong
+            with pytest.raises(InstantiationException):
+                instantiate(settings, _convert_="all")
+        container[key] = value
+    instantiate(settings, _convert_="all")
 
 
 def test_no_strategy_inherits_from_another():

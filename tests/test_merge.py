@@ -161,6 +161,16 @@ def test_weighted_mean_by_hand():
     assert_close(plain, merged_by(Average(), base, states))
 
 
+def test_a_weight_does_not_overflow_and_its_power_may_be_any():
+    base, states = state(0), [state(1), state(2)]
+    assert_close(merged_by(Weighted(power=200.0), base, states, [1200, 900]), states[0])
+
+
+def test_a_factor_of_a_layer_is_finite():
+    with pytest.raises(ValidationError):
+        replace(SUM, layers={0: math.inf})
+
+
 THIRD = TaskArithmetic(scale=1 / 3, layers=None, base=PRETRAINED)
 
 

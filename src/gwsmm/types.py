@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict
 
 # Every strategy is `@dataclass(frozen=True, kw_only=True, config=STRICT)` of pydantic: a misspelled
-# field, a wrong type or a value out of range is refused when the object is built.
-STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+# field, a wrong type or a value out of range is refused when the object is built, and so is a
+# number that is infinite, as most ranges allow, or NaN.
+STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
 
 SplitName = Literal["train", "validation"]
 

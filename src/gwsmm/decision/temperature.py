@@ -36,7 +36,7 @@ class Temperature:
 
     fitted: ClassVar[bool] = True
 
-    limit: Annotated[float, Field(gt=1, allow_inf_nan=False)]
+    limit: Annotated[float, Field(gt=1)]
 
     def __call__(self, validated: Validated) -> Rule:
         """The temperature, thresholds of one half."""

@@ -40,7 +40,7 @@ class Thresholds:
 
     fitted: ClassVar[bool] = True
 
-    prior: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    prior: Annotated[float, Field(ge=0)]
 
     def __call__(self, validated: Validated) -> Rule:
         """The thresholds, temperature 1."""

@@ -26,6 +26,7 @@ class Weighted:
     """
 
     base: ClassVar[str] = PRETRAINED
+    version: ClassVar[int] = 2
 
     power: Annotated[float, Field(ge=0)]
 
@@ -33,4 +34,4 @@ class Weighted:
         self, name: str, base: "Tensor", members: Sequence["Tensor"], sizes: Sequence[int]
     ) -> "Tensor":
         """The weighted mean of the members; see `Merge`."""
-        return weighted_mean(members, [float(size) ** self.power for size in sizes])
+        return weighted_mean(members, [(size / max(sizes)) ** self.power for size in sizes])
