@@ -29,7 +29,7 @@ from gwsmm.merge.merging import Group, Merging
 from gwsmm.network import infer, pad, pool
 from gwsmm.private.nothing import Nothing
 from gwsmm.recipe import Recipe
-from gwsmm.scoring import Data, ScoringModel
+from gwsmm.scoring import Data, ScoringModel, mean_loss, train
 from gwsmm.types import InputError, Label, Responses
 
 RECIPE = replace(
@@ -257,6 +257,28 @@ def test_a_schedule_rises_and_falls_within_bounds(any_finetune, tiny):
     assert factors[warm] == pytest.approx(1, abs=0.01)
     after = np.diff(factors[warm:])
     assert (after == 0).all() if recipe.schedule == "constant" else (after < 0).all()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_loss_before_training_is_computed_as_those_of_its_epochs(
+    precision, tiny, cpu, make_item
+):
+    item, network = make_item(), tiny.network(2).eval()
+    still = replace(RECIPE, learning_rate=1e-12, head_learning_rate=1e-12, precision=precision)
+    parts = item.train, item.validation
+    ids = [tiny.tokenize(part.texts) for part in parts]
+    labels = [torch.tensor(part.labels).float() for part in parts]
+    data = Data(
+        ids[0], labels[0], ids[1], labels[1], filler=0, batch_size=8, by_length=False, seed=0
+    )
+
+    def loss(ids, mask, labels):
+        network.eval()
+        return binary_cross_entropy_with_logits(network(ids, mask).float(), labels)
+
+    before = mean_loss(loss, data, still, cpu)
+    epoch, *_ = train(network, loss, data, replace(still, epochs=1), cpu, lambda done: None)
+    assert before == pytest.approx(epoch["validation_loss"], abs=1e-6)
 
 
 def test_the_linear_schedule_by_hand(tiny):
@@ -665,6 +687,17 @@ def test_l2_sp_goes_from_the_own_head_to_the_free_optimum(fit, member):
     fitted = [head(fit(L2SP(strengths=[s]), member))["weight"] for s in (1e6, 1.0, 1e-2)]
     moved = [float((each - own).norm()) for each in fitted]
     assert moved[0] < 1e-4 < moved[1] < moved[2]
+
+
+def test_a_strong_l2_sp_is_the_own_head_but_for_biases_and_labels_that_are_constant():
+    random = np.random.default_rng(0)
+    features, own = random.normal(size=(60, 5)), (random.normal(size=(3, 5)), np.array([3.0, 1, 1]))
+    labels = np.column_stack([random.random(60) < 0.5, np.ones(60), np.zeros(60)]).astype("u1")
+    weight, bias = l2_sp._fit(own, features, labels, 1e9)
+    np.testing.assert_allclose(weight, own[0] * [[1], [0], [0]], atol=1e-6)
+    said = 1 / (1 + np.exp(-features @ weight[0] - bias[0]))
+    assert said.mean() == pytest.approx(labels[:, 0].mean(), abs=1e-4)  # where its bias is best
+    assert bias[1:].tolist() == [10, -10]
 
 
 def test_l2_sp_around_a_head_of_zeros_is_refit():

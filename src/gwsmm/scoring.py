@@ -228,12 +228,14 @@ class _Ticker(Callback):
 
 
 @torch.no_grad()
-def mean_loss(loss: Loss, data: Data, trainer: Trainer) -> float:
+def mean_loss(loss: Loss, data: Data, recipe: Recipe, trainer: Trainer) -> float:
     """The mean over the validation responses, as `train` finds it at the end of every epoch."""
+    precise = torch.autocast(trainer.device, torch.bfloat16, enabled=recipe.precision == "bf16")
     total = rows = 0.0
     for batch in data.val_dataloader():
         ids, mask, targets = (part.to(trainer.device) for part in batch)
-        total += float(loss(ids, mask, targets)) * len(ids)
+        with precise:
+            total += float(loss(ids, mask, targets)) * len(ids)
         rows += len(ids)
     return total / rows
 

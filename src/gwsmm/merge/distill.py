@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -57,6 +57,8 @@ class Distill:
     Romero et al. (2015), "FitNets", and in merging Xu et al. (2025), "Scalable model merging with
     progressive layer-wise distillation".
     """
+
+    version: ClassVar[int] = 2
 
     start: Merge
     layer_epochs: Annotated[int, Field(ge=0)]
@@ -137,7 +139,7 @@ def _improve(
     from gwsmm.scoring import mean_loss, train
 
     start = {name: tensor.clone() for name, tensor in student.state_dict().items()}
-    before = mean_loss(loss, data, trainer)
+    before = mean_loss(loss, data, recipe, trainer)
     curves = train(student, loss, data, recipe, trainer, tick)
     if not min(epoch["validation_loss"] for epoch in curves) < before:  # nor if it is NaN
         student.load_state_dict(start)
