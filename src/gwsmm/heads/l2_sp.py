@@ -22,11 +22,13 @@ class L2SP:
     """argmin over w, b of mean log(1 + e^z) − y z + ½ strength ‖w − w_own‖², z = w x + b.
 
     Logistic regression per label as in `refit`, on standardised features, pulled towards the item's
-    own head instead of towards zero: strong, it is the head as it was fine-tuned (`keep`), weak, it
-    is free. The strength is the one of `strengths` with the lowest validation loss, one for all
-    labels of an item. Convex: start and order of the responses do not matter. Choose it where the
-    shared encoder gives nearly the features that the head was trained on, as after `distill` or
-    with a coded difference: what the head learned with its encoder is then worth keeping.
+    own weights instead of towards zero: strong, it has these, with a bias fitted to the shared
+    encoder, which is not penalised; weak, it is free. A label that is constant in training gets no
+    weights, and a bias that is sure of it, whatever its own head says. The strength is the one of
+    `strengths` with the lowest validation loss, one for all labels of an item. Convex: start and
+    order of the responses do not matter. Choose it where the shared encoder gives nearly the
+    features that the head was trained on, as after `distill` or with a coded difference: what the
+    head learned with its encoder is then worth keeping.
 
     Attributes:
         strengths: candidates, per training response, on standardised features.

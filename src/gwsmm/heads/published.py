@@ -15,7 +15,9 @@ class PublishedHeads:
     """A few epochs of gradient descent on the linear layer only, from the original head.
 
     The whole training file is used, validation responses included; the frozen encoder runs with its
-    dropout on. At the published learning rate the head hardly moves. For comparison, not for use.
+    dropout on. At the published learning rate the head hardly moves. For comparison, not for use:
+    validation scores are those of responses that were trained on, so whatever is chosen by them
+    (`decision`, `objective`, `grouping=validated`) is chosen by scores that are too good.
 
     Attributes:
         learning_rate: 2e-5 published.
