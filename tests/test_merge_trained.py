@@ -301,6 +301,24 @@ def test_frozen_layers_stay_as_they_were(merge, members, gather):
         replace(merge, recipe=replace(RECIPE, frozen_layers=3)).learn(learners)
 
 
+@pytest.mark.parametrize("inside", [True, False])
+def test_joint_training_has_dropout_where_its_recipe_says(inside, members, gather, monkeypatch):
+    modes = set()
+
+    def untrained(student, *_):
+        modes.add((student.dropout.training, student.trunk.training))
+
+    monkeypatch.setattr("gwsmm.scoring.train", untrained)
+    joint = replace(JOINT, recipe=replace(JOINT.recipe, trunk_dropout=inside))
+    joint.learn(gather(joint, members))
+    assert modes == {(True, inside)}
+
+
+def test_distillation_is_without_dropout():
+    with pytest.raises(ValidationError, match="without dropout; give false"):
+        replace(DISTILL, recipe=replace(RECIPE, trunk_dropout=True))
+
+
 def test_auto_is_settled_when_the_strategy_is_built():
     merge = replace(DISTILL, recipe=replace(RECIPE, precision="auto"))
     assert merge.recipe.precision in ("fp32", "bf16")

@@ -35,6 +35,7 @@ from gwsmm.types import InputError, Label, Responses
 RECIPE = replace(
     build("finetune"),
     frozen_layers=0,
+    trunk_dropout=True,
     learning_rate=3e-3,
     head_learning_rate=1e-2,
     epsilon=1e-8,
@@ -202,6 +203,45 @@ def test_a_low_precision_run_is_kept_in_full_precision(finetune, make_item, tmp_
             assert tensor.isfinite().all(), name
 
 
+@pytest.mark.parametrize("random", [True, False], ids=["random", "pretrained"])
+@pytest.mark.parametrize("inside", [True, False])
+def test_dropout_inside_the_trunk_is_as_the_recipe_says_wherever_it_came_from(
+    inside, random, tiny, cpu, make_item, tmp_path, monkeypatch
+):
+    modes = []
+
+    def untrained(network, *_):
+        modes.extend(
+            (name.startswith("trunk."), each.training)
+            for name, each in network.named_modules()
+            if isinstance(each, torch.nn.Dropout)
+        )
+        return [{"epoch": 1, "validation_loss": 0.0}]
+
+    monkeypatch.setattr("gwsmm.scoring.train", untrained)
+    encoder = tiny if random else replace(tiny, random=None)
+    recipe = replace(RECIPE, trunk_dropout=inside)
+    stage = Finetuning(encoder=encoder, recipe=recipe, trainer=cpu, seed=0)
+    stage(make_item().without_test(), tmp_path)
+    assert set(modes) == {(True, inside), (False, True)}
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_the_trunk_is_in_its_mode_in_every_epoch(inside, tiny, cpu):
+    network = tiny.network(2).train()
+    network.trunk.train(inside)
+    seen = []
+
+    def loss(ids, mask, labels):
+        seen.append((network.dropout.training, network.trunk.training))
+        return binary_cross_entropy_with_logits(network(ids, mask).float(), labels)
+
+    ids, labels = tiny.tokenize(["gas", "heat"]), torch.eye(2)
+    data = Data(ids, labels, ids, labels, filler=0, batch_size=2, by_length=False, seed=0)
+    train(network, loss, data, replace(RECIPE, epochs=2), cpu, lambda done: None)
+    assert seen == [(True, inside), (False, False)] * 2
+
+
 def test_an_encoder_without_pooler_leaves_none(tiny, cpu, carry_out, make_item, tmp_path):
     plain, item = replace(tiny, pooler=False), make_item("one").without_test()
     recipe = replace(RECIPE, epochs=1)
@@ -315,6 +355,7 @@ def test_the_paper_was_trained_as_published(configured, tiny):
         "patience": 3,
         "precision": "fp32",
         "frozen_layers": 0,
+        "trunk_dropout": True,
     }
     assert vars(recipe) == published
     encoder = configured("encoder", "experiment=paper")

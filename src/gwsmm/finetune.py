@@ -39,7 +39,8 @@ class Finetuning:
 
         recipe = self.recipe.training
         torch.manual_seed(self.seed)
-        network = self.encoder.network(len(subject.labels))
+        network = self.encoder.network(len(subject.labels)).train()
+        network.trunk.train(recipe.trunk_dropout)  # Lightning keeps the mode of every module
         self.recipe.begin(network)
         data = Data(
             self.encoder.tokenize(subject.train.texts),

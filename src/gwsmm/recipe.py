@@ -42,6 +42,8 @@ class Recipe:
     Attributes:
         frozen_layers: the embeddings and this many of the lowest layers stay as pretrained, which
             saves most of the backward pass; 0: everything is trained.
+        trunk_dropout: whether there is dropout inside the trunk, at the rates of its configuration;
+            that before the head always is.
         learning_rate: of trunk and pooler.
         head_learning_rate: of the head, which starts from nothing.
         epsilon: of AdamW.
@@ -58,6 +60,7 @@ class Recipe:
     """
 
     frozen_layers: Annotated[int, Field(ge=0)]
+    trunk_dropout: bool
     learning_rate: Positive
     head_learning_rate: Positive
     epsilon: Positive

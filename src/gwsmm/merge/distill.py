@@ -50,7 +50,8 @@ class Distill:
             names; any that goes tensor by tensor.
         layer_epochs: epochs of the first phase; 0: there is none.
         features: weight of the error of the head's input beside that of the logits.
-        recipe: of both phases, with `epochs` of the second; nothing is learned at the head's rate.
+        recipe: of both phases, with `epochs` of the second and `trunk_dropout: false`; nothing is
+            learned at the head's rate.
         seed: of the order of the batches.
 
     Source: Hinton et al. (2015), "Distilling the knowledge in a neural network"; layer by layer as
@@ -65,6 +66,10 @@ class Distill:
     features: Annotated[float, Field(ge=0)]
     recipe: Settled
     seed: Annotated[int, Field(ge=0)]
+
+    def __post_init__(self) -> None:
+        if self.recipe.trunk_dropout:
+            raise ValueError("recipe.trunk_dropout: distillation is without dropout; give false")
 
     @property
     def base(self) -> str:

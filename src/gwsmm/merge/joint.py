@@ -21,7 +21,8 @@ class Joint:
     what training with all labels at hand reaches where a merge has only the finished encoders. Its
     heads start from nothing, learn at their own rate, and are given up for those that are fitted
     later. A loss is the mean over the labels of a response and then over responses, whatever item
-    they are of; batches mix items. Dropout is what fine-tuning has: before the head.
+    they are of; batches mix items. Dropout is before the heads, and in the trunk if
+    the recipe says so.
 
     Needs the labels of the training responses, and gradients; the epoch of lowest loss on the
     validation responses is kept. Takes as long as fine-tuning all items for as many epochs.
@@ -62,6 +63,7 @@ class Joint:
             fresh = group.encoder.network(student.head.out_features).head
             student.head.load_state_dict(fresh.state_dict())
             student.dropout.train()
+            student.trunk.train(self.recipe.trunk_dropout)
             data = responses.data(group, self.recipe, self.seed)
             train(student, loss, data, self.recipe, group.trainer, group.tick)
         return student.shared_state()
