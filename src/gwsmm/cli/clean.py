@@ -17,7 +17,7 @@ _EPILOG = """\
 What a run under the folders of --runs lists in its keys.json always stays: remove the run's
 folder first if you need neither it nor a bundle of it; if you need no run at all, remove the store.
 A bundle itself needs no store. What was used within the last day stays, too, so that a run that was
-stopped keeps what it has; while one is at work under these folders, nothing unused is looked for.
+stopped keeps what it has; while one is at work there, --unreachable and --older-than are refused.
 """
 RUNS = (Path("outputs/runs"), Path("outputs/sweeps"))
 """Where runs and searches are if nothing else is said."""
