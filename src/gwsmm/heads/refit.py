@@ -1,4 +1,4 @@
-"""Heads fitted to convergence on the merged encoder's features."""
+"""Heads fitted on the merged encoder's features."""
 
 from typing import Annotated, ClassVar
 
@@ -20,7 +20,9 @@ class Refit:
     """L2-regularised logistic regression per label, on features that are computed once.
 
     The strength of the regularisation is the one of `strengths` with the lowest validation loss,
-    one for all labels of an item. Convex: start and order of the responses do not matter.
+    one for all labels of an item. Convex: start and order of the responses do not matter, but for
+    scikit-learn's tolerance of 1e-4. On features of MiniLM it leaves logits within 0.2 of the
+    optimum's at strengths from 0.01, but only within several at 0.0003; 1e-6 takes twice as long.
 
     Attributes:
         strengths: candidates for 1 / C, per training response, on standardised features.
