@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from gwsmm.evidence.testing import holm
 from gwsmm.report.table import Row, Table, named, spread
 from gwsmm.study.agreement import agreements, label_agreements, subgroups
 from gwsmm.study.conditions import Condition
@@ -109,7 +108,6 @@ def standings(found: Sequence[Place]) -> Table | None:
     """Plans among random ones; None: there were none."""
     if not found:
         return None
-    adjusted = holm([each.standing.p for each in found])
     rows = [
         {
             "run": each.condition,
@@ -121,9 +119,9 @@ def standings(found: Sequence[Place]) -> Table | None:
             "all there are": each.complete,
             "percentile": each.standing.percentile,
             "p": each.standing.p,
-            "p (Holm)": p_holm,
+            "p (Holm)": each.p_holm,
         }
-        for each, p_holm in zip(found, adjusted, strict=True)
+        for each in found
     ]
     note = (
         "Test micro F1 over all items of the plan, and of random plans with groups of the same "
