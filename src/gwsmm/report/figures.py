@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from gwsmm.evidence.association import without_items
 from gwsmm.study.conditions import Condition
 from gwsmm.study.geometry import positions, tree
 from gwsmm.study.prediction import Place, Prediction
@@ -158,10 +157,7 @@ def pairs(axes: Axes, found: Prediction, *, apart: bool) -> None:
         found: the signal and the costs.
         apart: from the items' own shares, which are taken from both.
     """
-    above = np.triu_indices(len(found.signals), 1)
-    sides = [found.signals, found.losses]
-    signal, loss = [(without_items(each) if apart else each)[above] for each in sides]
-    axes.plot(signal, loss, "o", color=_BLUE, markersize=4)
+    axes.plot(*found.points(apart=apart), "o", color=_BLUE, markersize=4)
     axes.axhline(0, color=_GREY, lw=0.8)
     axes.locator_params(axis="x", nbins=5)
     axes.set_xlabel(found.signal, fontsize=7)

@@ -12,7 +12,7 @@ from gwsmm.evidence.association import Association, Matrix, without_items
 from gwsmm.evidence.bootstrap import Interval
 from gwsmm.evidence.standing import Standing, standing
 from gwsmm.evidence.testing import holm
-from gwsmm.study.conditions import Condition
+from gwsmm.study.conditions import Condition, Numbers
 from gwsmm.study.reading import RunFolder
 
 if TYPE_CHECKING:
@@ -63,6 +63,15 @@ class Prediction:
     losses: Matrix
     raw: Correlation
     apart: Correlation
+
+    def points(self, *, apart: bool) -> tuple[Numbers, Numbers]:
+        """Signal and loss of every pair of items, with the items' own shares or apart from them."""
+        above = np.triu_indices(len(self.signals), 1)
+        signals, losses = (
+            without_items(side)[above] if apart else side[above]
+            for side in (self.signals, self.losses)
+        )
+        return signals, losses
 
 
 def predictions(conditions: Sequence[Condition]) -> list[Prediction]:
