@@ -268,6 +268,12 @@ def test_runs_of_several_multiruns_have_names_of_their_own(tmp_path):
     ]
     names = [each.name for each in conditions(read_runs(runs))]
     assert names == [f"grouping={asked[job]} ({name}/{job})" for name in "ab" for job in asked]
+    near, far = (
+        write_run(tmp_path / name / "same" / "0", config={"merge": {"_target_": name}})
+        for name in "ab"
+    )
+    names = [each.name for each in conditions(read_runs([near, far]))]
+    assert names == ["default (a/same/0)", "default (b/same/0)"]
 
 
 def test_names_of_items_may_be_numbers(tmp_path):

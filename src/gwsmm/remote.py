@@ -131,11 +131,12 @@ class Remote:
     def _download(self, place: str, part: Path, folder: Path) -> bool:
         fs, root = _opened(self.address)
         shutil.rmtree(part, ignore_errors=True)
-        if (manifest := self._manifest(place)) is None:
+        if (found := self._manifest(place)) is None:
             return False
+        manifest, sums = found
         try:
             part.mkdir(parents=True)
-            for name, expected in _sums(manifest, place).items():
+            for name, expected in sums.items():
                 fs.get_file(f"{root}/{place}/{name}", str(part / name))
                 if checksum(part / name) != expected:
                     raise ValueError(name)
@@ -150,18 +151,17 @@ class Remote:
             shutil.rmtree(part, ignore_errors=True)
         return True
 
-    def _manifest(self, place: str) -> bytes | None:
-        """What a result says of itself; None: there is none, or it says what cannot be."""
+    def _manifest(self, place: str) -> tuple[bytes, dict[str, str]] | None:
+        """A result's manifest and the checksums in it; None: there is none that can be read."""
         fs, root = _opened(self.address)
         try:
             manifest: bytes = fs.cat_file(f"{root}/{place}/{MANIFEST}", end=_LONGEST)
-            _sums(manifest, place)
+            return manifest, _sums(manifest, place)
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError):
             _refuse(f"{root}/{place}")
             return None
-        return manifest
 
     def _upload(self, place: str, folder: Path, lease: Lease) -> None:
         if not lease.held():  # somebody took us for dead, and uploads the same

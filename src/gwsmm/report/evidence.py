@@ -7,7 +7,7 @@ import pandas as pd
 from gwsmm.report.table import Row, Table, named, spread
 from gwsmm.study.agreement import agreements, label_agreements, subgroups
 from gwsmm.study.conditions import Condition
-from gwsmm.study.prediction import Place, Prediction
+from gwsmm.study.prediction import Place, Prediction, adjusted
 from gwsmm.study.stability import PlanStability
 
 _SAID = {
@@ -119,9 +119,9 @@ def standings(found: Sequence[Place]) -> Table | None:
             "all there are": each.complete,
             "percentile": each.standing.percentile,
             "p": each.standing.p,
-            "p (Holm)": each.p_holm,
+            "p (Holm)": p_holm,
         }
-        for each in found
+        for each, p_holm in zip(found, adjusted(found), strict=True)
     ]
     note = (
         "Test micro F1 over all items of the plan, and of random plans with groups of the same "

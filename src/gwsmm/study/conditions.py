@@ -122,16 +122,17 @@ def _names(groups: Sequence[Sequence[RunFolder]]) -> list[str]:
         # the name of an experiment says less than what it varies
         said = [o for o in apart if not o.startswith("experiment=")] or apart
         own.append(" ".join(said) or "default")
-    folders = [group[0].folder.resolve() for group in groups]
-    for parts in (1, 2):  # jobs of two multiruns are both called 0
-        inside = ["/".join(folder.parts[-parts:]) for folder in folders]
-        names = [
-            name if own.count(name) == 1 else f"{name} ({folder})"
-            for name, folder in zip(own, inside, strict=True)
+    folders = [group[0].folder.resolve().parts for group in groups]
+
+    def named(last: int) -> list[str]:
+        return [
+            name if own.count(name) == 1 else f"{name} ({'/'.join(parts[-last:])})"
+            for name, parts in zip(own, folders, strict=True)
         ]
-        if len({*names}) == len(names):
-            return names
-    return [f"{name} {number}" for number, name in enumerate(names, 1)]
+
+    # Jobs of two multiruns are both called 0; no two runs have all parts of their path in common.
+    every = (named(last) for last in range(1, 1 + max(map(len, folders))))
+    return next(names for names in every if len({*names}) == len(names))
 
 
 def axes(found: Sequence[Condition]) -> dict[str, list[Condition]]:

@@ -106,11 +106,11 @@ def _correlations(pairs: Sequence[tuple[Matrix, Matrix]]) -> list[tuple[Correlat
         )
         for signals, losses in pairs
     ]
-    adjusted = iter(holm([p for both in tests for p in both]))
+    p_holm = iter(holm([p for both in tests for p in both]))
     return [
         (
-            Correlation(ASSOCIATION.interval(signals, losses), raw, next(adjusted)),
-            Correlation(ASSOCIATION.interval(signals, losses, apart=True), apart, next(adjusted)),
+            Correlation(ASSOCIATION.interval(signals, losses), raw, next(p_holm)),
+            Correlation(ASSOCIATION.interval(signals, losses, apart=True), apart, next(p_holm)),
         )
         for (signals, losses), (raw, apart) in zip(pairs, tests, strict=True)
     ]
@@ -191,7 +191,6 @@ class Place:
         others: of the random plans.
         complete: whether these are all plans of these sizes.
         standing: among them.
-        p_holm: the standing's p, adjusted for all plans that are reported together.
     """
 
     condition: str
@@ -200,33 +199,24 @@ class Place:
     others: tuple[float, ...]
     complete: bool
     standing: Standing
-    p_holm: float
 
 
 def places(conditions: Sequence[Condition]) -> list[Place]:
     """Of every run that was held against random plans."""
-    held = [
-        (condition.name, run)
+    return [
+        _place(condition.name, run)
         for condition in conditions
         for run in condition.runs
         if run.attempts is not None and run.controls["plans"]
     ]
-    scores = [_plan_scores(run) for _, run in held]
-    stand = [
-        standing(own, others, complete=bool(run.controls["all_plans"]))
-        for (_, run), (own, others) in zip(held, scores, strict=True)
-    ]
-    adjusted = holm([each.p for each in stand])
-    return [
-        Place(name, run.seed, own, others, bool(run.controls["all_plans"]), stands, p_holm)
-        for (name, run), (own, others), stands, p_holm in zip(
-            held, scores, stand, adjusted, strict=True
-        )
-    ]
 
 
-def _plan_scores(run: RunFolder) -> tuple[float, tuple[float, ...]]:
-    """Test micro F1 of the run's plan, and of the random plans."""
+def adjusted(found: Sequence[Place]) -> list[float]:
+    """The p-values of the standings, adjusted for all of them, which are reported together."""
+    return holm([each.standing.p for each in found])
+
+
+def _place(name: str, run: RunFolder) -> Place:
     table = _frame(run)
     of_test = table[table["split"] == "test"]
     groups = [tuple(group) for group in run.controls["groups"]]
@@ -243,4 +233,7 @@ def _plan_scores(run: RunFolder) -> tuple[float, tuple[float, ...]]:
         return float(np.average(each, weights=[weights[item] for item in run.names]))
 
     own = value([group for group in run.plan.groups if len(group) > 1])
-    return own, tuple(value([groups[i] for i in plan]) for plan in run.controls["plans"])
+    others = tuple(value([groups[i] for i in plan]) for plan in run.controls["plans"])
+    complete = bool(run.controls["all_plans"])
+    found = standing(own, others, complete=complete)
+    return Place(name, run.seed, own, others, complete, found)
