@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -602,6 +603,13 @@ def leaves(path: str) -> Callable[[dict], None]:
     return change
 
 
+def forge(path: str, content: str) -> None:
+    """Write another file, and its checksum."""
+    Path("bundle", path).write_text(content)
+    about = {"bytes": len(content), "sha256": sha256(content.encode()).hexdigest()}
+    edit_manifest(lambda manifest: manifest["files"][path].update(about))
+
+
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
@@ -631,6 +639,10 @@ def leaves(path: str) -> Callable[[dict], None]:
             lambda: edit_manifest(lambda m: m["items"][0].update(head=TRUNK)),
             "do not fit together",
         ),
+        (lambda: forge("encoder/tokenizer.json", "{}"), "do not fit together"),
+        (lambda: forge("encoder/tokenizer.json", "no"), "do not fit together"),
+        (lambda: forge("encoder/tokenizer_config.json", "[]"), "do not fit together"),
+        (lambda: forge("encoder/tokenizer_config.json", "[" * 20_000), "do not fit together"),
     ],
 )
 def test_a_bundle_that_is_not_whole_is_refused_in_one_line(copied, spoil, says):

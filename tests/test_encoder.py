@@ -476,7 +476,7 @@ def test_more_tokens_than_the_model_has_positions_are_refused(checkpoints):
         _ = replace(fits, max_length=usable + 1).digest
 
 
-@pytest.mark.parametrize("content", [b"{nope", b"{}"])
+@pytest.mark.parametrize("content", [b"{nope", b"{}", b"[]", b'{"added_tokens": [5]}'])
 def test_a_damaged_tokenizer_is_refused(damaged, content):
     (damaged / "tokenizer.json").write_bytes(content)
     assert "can be read" in refused(lambda: encoder_of(damaged).tokenize(TEXTS))

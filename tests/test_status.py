@@ -191,6 +191,28 @@ def test_a_file_of_a_run_of_the_wrong_shape_is_told_as_one_that_cannot_be_read(h
     assert (ended.code, "Traceback" in ended.err) == (2 if name == "keys.json" else 0, False)
 
 
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "[" * 20_000,
+        "5",
+        '{"made_of": {"a": 1}}',
+        '{"made_of": 7}',
+        '{"made_of": []}',
+        '{"made_of": [{"type": 5, "version": 1}]}',
+        '{"made_of": [{"type": "gwsmm.store.Store", "version": []}]}',
+        '{"made_of": [{"type": "gwsmm.store.LOG.version", "version": 1}]}',
+        '{"made_of": [{"type": "gwsmm.store.Key.__doc__", "version": 1}]}',
+        '{"made_of": [{"type": "gwsmm.", "version": 1}]}',
+    ],
+)
+def test_a_result_that_does_not_rightly_say_what_made_it_is_no_traceback(here, origin):
+    for path in Path("outputs/store").glob("*/*/origin.json"):
+        path.write_text(origin)
+    cells, _ = status()
+    assert cells[2] == f"all {len(used())} there"
+
+
 def test_a_store_that_the_environment_names_is_found(here, monkeypatch):
     config = RUN / "config.yaml"
     text = config.read_text()

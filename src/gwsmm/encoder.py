@@ -222,14 +222,15 @@ class Encoder:
 
     @contextmanager
     def _readable_errors(self) -> Iterator[None]:
-        from safetensors import SafetensorError
         from transformers.utils import logging as talk
 
         talk.set_verbosity_error()  # type: ignore[no-untyped-call]
         talk.disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
             yield
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # their readers check little: a damaged file raises anything
             reason = " ".join(str(error).split())[:300]
             raise InputError(
                 f"encoder.model={self.model}: {self.folder} holds no model that can be read "

@@ -41,13 +41,14 @@ class Kept:
     @property
     def settings(self) -> Any:
         """The identity of the stage that made it; None: unknown."""
-        return (self._origin.get("made_of") or [None])[0]
+        made_of = self._origin.get("made_of")
+        return made_of[0] if isinstance(made_of, list) and made_of else None
 
     @cached_property
     def _origin(self) -> Mapping[str, Any]:
         try:
             content = json.loads((self.path / ORIGIN).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return content if isinstance(content, dict) else {}
 

@@ -106,8 +106,9 @@ def _shown(value: object) -> str:
 def _versions(settings: object) -> Iterator[tuple[str, int]]:
     """Every type within an identity, with its version."""
     if isinstance(settings, Mapping):
-        if "type" in settings and "version" in settings:
-            yield settings["type"], settings["version"]
+        kind, version = settings.get("type"), settings.get("version")
+        if isinstance(kind, str) and isinstance(version, int):
+            yield kind, version
         for part in settings.values():
             yield from _versions(part)
     elif isinstance(settings, list):
@@ -121,6 +122,7 @@ def _version_now(kind: str) -> int | None:
     if not module.startswith("gwsmm."):
         return None
     try:
-        return int(getattr(getattr(import_module(module), name), "version", 1))
+        version: object = getattr(getattr(import_module(module), name), "version", 1)
     except (ImportError, AttributeError):
         return None
+    return version if isinstance(version, int) else None

@@ -124,8 +124,8 @@ class Wandb:
 
 def _has_key() -> bool:
     host = urlsplit(os.environ.get("WANDB_BASE_URL", "")).hostname or "wandb"
-    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    with suppress(OSError):
+    with suppress(OSError, RuntimeError):  # no such file, or ~ of nobody
+        netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
         if host in netrc.read_text(errors="replace"):
             return True
     return any(os.environ.get(f"WANDB_{name}") for name in ("API_KEY", "IDENTITY_TOKEN_FILE"))

@@ -120,7 +120,11 @@ class Graph:
     def _tokenizer(self) -> "Tokenizer":
         from tokenizers import Tokenizer
 
-        tokenizer = Tokenizer.from_file(str(self.folder / ENCODER / "tokenizer.json"))
+        path = self.folder / ENCODER / "tokenizer.json"
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # it raises no other kind
+            raise ValueError(f"{path.name}: {error}") from error
         tokenizer.no_padding()
         side = self._settings.get("truncation_side", "right")
         tokenizer.enable_truncation(self.max_length, direction=side)
@@ -136,7 +140,9 @@ class Graph:
     @cached_property
     def _settings(self) -> dict[str, object]:
         path = self.folder / ENCODER / "tokenizer_config.json"
-        found: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
+        found: object = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError(f"{path.name} holds no settings")
         return found
 
 
