@@ -333,9 +333,10 @@ def test_a_key_may_stand_in_netrc(host, tmp_path, monkeypatch):
     online = replace(OFFLINE, mode="online")
     with pytest.raises(InputError):
         online.check()
-    with monkeypatch.context() as other, pytest.raises(InputError):
+    with monkeypatch.context() as other:
         other.setenv("NETRC", "~nobody_of_this_name/netrc")
-        online.check()
+        with pytest.raises(InputError):
+            online.check()
     name = host.partition(":")[0]
     (tmp_path / "netrc").write_text(f"machine {name}\n  login user\n  password {'0' * 40}\n")
     online.check()
