@@ -38,7 +38,7 @@ PLANS = {
 }
 KINDS = ("reference", "step", "merge", "codec")
 TRAINED = ("distill", "joint", "adamerging")  # each costs about as much as fine-tuning did
-PARTS = ("scores", "costs", "scoring", "mergekit")
+PARTS = ("mergekit", "scoring", "scores", "costs")
 FROZEN = "frozen"
 PUBLISHED = "published merge, heads and pooler"
 NEAR = "heads=l2_sp"
@@ -95,15 +95,14 @@ def main() -> None:
     rows: list[Row] = []
     keys: dict[str, object] = {}
     file = BENCH / f"{asked.name}.json"
-    parts: dict[str, Callable[[], None]] = {
-        "scores": lambda: scores(asked, data, rows, keys, partial(write, file, rows, keys)),
-        "costs": lambda: costs(asked, data, rows),
+    parts: dict[str, Callable[[], None]] = {  # what takes minutes, then what takes hours
+        "mergekit": lambda: mergekit(asked.mergekit, asked.repeats, rows, keys),
         "scoring": lambda: scoring(
             partial(configured, *data, *asked.overrides), asked.repeats, rows, keys
         ),
+        "scores": lambda: scores(asked, data, rows, keys, partial(write, file, rows, keys)),
+        "costs": lambda: costs(asked, data, rows),
     }
-    if asked.mergekit:
-        parts["mergekit"] = lambda: mergekit(asked.mergekit, asked.repeats, rows, keys)
     carry_out(file, parts, asked.only, rows, keys)
     for name in parts:
         if of := [row for row in rows if row["part"] == name]:
@@ -132,7 +131,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS, help="of rows")
     parser.add_argument("--lora", action="store_true", help="train adapters too, as a reference")
     parser.add_argument("--repeats", type=int, default=3, help="of what is timed side by side")
-    parser.add_argument("--mergekit", help="the program mergekit-yaml, to compare merging with")
+    parser.add_argument(
+        "--mergekit",
+        metavar="PROGRAM",
+        help="its mergekit-yaml; without: mergekit is installed, in an environment of its own",
+    )
     parser.add_argument("--only", nargs="*", default=[], choices=PARTS)
     parser.add_argument(
         "overrides", nargs="*", help="of the configuration, after --, e.g. -- finetune.epochs=9"
@@ -343,7 +346,7 @@ def frontier(found: dict[Setting, list[Row]], path: Path) -> None:
 
 
 def costs(asked: argparse.Namespace, data: list[str], rows: list[Row]) -> None:
-    for merge in asked.merges:
+    for merge in sorted(asked.merges, key=lambda merge: merge in TRAINED):  # the long ones last
         overrides = [*data, *asked.overrides, f"seed={asked.seeds[0]}", f"merge={merge}"]
         seconds, memory = alone(cost, overrides)
         rows.append(

@@ -1,8 +1,8 @@
 """Merging by gwsmm and by mergekit, side by side, on nine checkpoints of BERT-base's size.
 
 Every side runs in processes of its own, one after the other in turns; a side's seconds are those of
-its whole process, its memory the largest of it. mergekit lives in an environment of its own, which
-is not made here: `pip install mergekit "transformers<5"`.
+its whole process, its memory the largest of it. mergekit cannot live beside our transformers, so it
+has an environment of its own, made once.
 """
 
 import json
@@ -10,13 +10,15 @@ import os
 import subprocess
 import sys
 import time
+import venv
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
-from bench_parts import Row, alone
+from bench_parts import BENCH, Row, alone
 
 from gwsmm.artefact import MANIFEST, Artefact, Member, checksum
 from gwsmm.types import Item, Label, Responses
@@ -24,18 +26,24 @@ from gwsmm.types import Item, Label, Responses
 if TYPE_CHECKING:
     from torch import Tensor
 
+HOME = BENCH.with_name("mergekit")  # of its environment
+WANTED = ("mergekit==0.1.4", "transformers<5")
 DENSITY = 0.5  # of an even number of entries: both sides keep the same half
 
 
-def mergekit(program: str, repeats: int, rows: list[Row], keys: dict[str, object]) -> None:
+def mergekit(program: str | None, repeats: int, rows: list[Row], keys: dict[str, object]) -> None:
     """Linear, task arithmetic and TIES by both tools.
 
     Args:
-        program: mergekit-yaml.
+        program: mergekit-yaml; None: that of an environment which is made for it.
         repeats: of both sides, in turns.
         rows: take the results.
         keys: take the ratios, ours to theirs, of the method at which we are worst.
     """
+    program = program or _installed()
+    if program is None:
+        print("mergekit cannot be installed, see above: left out", flush=True)
+        return
     with TemporaryDirectory() as folder:
         alone(checkpoints, Path(folder))
         ratios: dict[str, list[float]] = {"time": [], "memory": []}
@@ -44,6 +52,17 @@ def mergekit(program: str, repeats: int, rows: list[Row], keys: dict[str, object
             print(rows[-1], flush=True)
     for name, of in ratios.items():
         keys[f"mergekit_{name}_ratio"] = max(of)
+
+
+def _installed() -> str | None:
+    """mergekit-yaml in an environment of its own; None if pip cannot install it."""
+    program, pip = (HOME / "bin" / name for name in ("mergekit-yaml", "pip"))
+    if not program.exists():
+        print(f"Installing mergekit into {HOME} (once, some minutes) ...", flush=True)
+        venv.create(HOME, with_pip=True)
+        torch = f"torch=={version('torch').partition('+')[0]}"  # the build that is known to run
+        subprocess.run([pip, "install", "--quiet", torch, *WANTED], check=False)
+    return str(program) if program.exists() else None
 
 
 def _command(arguments: Sequence[str]) -> tuple[float, int]:
