@@ -11,6 +11,7 @@ from little import TINY, counts, gwsmm, read_json, write_items
 from pydantic import ValidationError
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from gwsmm import batching
 from gwsmm.merge.adamerging import AdaMerging, binary_entropy
 from gwsmm.merge.average import Average
 from gwsmm.merge.distill import Distill
@@ -357,6 +358,16 @@ def test_every_tensor_goes_along_the_task_vectors(members, gather):
     table = torch.stack(coefficients)
     assert float((table - 0.3).abs().max()) <= ADA.steps * ADA.learning_rate * 1.01
     assert len(table.unique(dim=0)) > len(table) // 2  # each its own
+
+
+def test_adamerging_learns_from_the_parts_of_a_batch_what_it_learns_from_the_whole(
+    members, gather, monkeypatch
+):
+    in_parts = ADA.learn(gather(ADA, members))
+    monkeypatch.setattr(batching, "PADDING", float("inf"))
+    whole = ADA.learn(gather(ADA, members))
+    for name in whole:
+        torch.testing.assert_close(in_parts[name], whole[name], rtol=0, atol=1e-5)
 
 
 def test_adamerging_makes_the_models_surer(members, gather):

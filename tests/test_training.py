@@ -1,19 +1,23 @@
 """Fine-tuning, features and heads on a tiny encoder and responses that a word tells apart."""
 
 import json
+import math
 from dataclasses import replace
 from functools import partial
-from itertools import chain
+from itertools import chain, pairwise
 
 import numpy as np
 import pytest
 import torch
 from conftest import build
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from gwsmm.artefact import Member
+from gwsmm.batching import PADDING, Most, batches
 from gwsmm.distance.subjects import CloudOf
 from gwsmm.features import Extraction, Features, common_readings, own_readings
 from gwsmm.finetune import Finetuning
@@ -428,10 +432,10 @@ def test_an_epoch_holds_every_response_once_and_no_two_are_alike(by_length):
     which = data(by_length=by_length)
     loader = which.train_dataloader()
     one, two = epoch(loader), epoch(loader)
-    for batches in (one, two):
-        assert sorted(chain.from_iterable(batches)) == list(range(N))
-        assert sorted(map(len, batches)) == [N % 8] + [8] * (N // 8)
-        assert len(batches) == len(which.batches)
+    for drawn in (one, two):
+        assert sorted(chain.from_iterable(drawn)) == list(range(N))
+        assert sorted(map(len, drawn)) == [N % 8] + [8] * (N // 8)
+        assert len(drawn) == len(which.batches)
     assert one != two
     assert {frozenset(b) for b in one} != {frozenset(b) for b in two}  # other batches, not order
     again = data(by_length=by_length).train_dataloader()
@@ -447,6 +451,26 @@ def test_batches_of_like_length_need_little_padding():
         return sum(len(batch) * lengths[batch].max() for batch in batches) / lengths.sum() - 1
 
     assert filled(True) < 0.2 * filled(False)
+
+
+@given(
+    lengths=st.lists(st.integers(0, 90), max_size=40),
+    most=st.builds(Most, st.integers(1, 9), st.sampled_from([1.0, 64.0, math.inf])),
+)
+def test_batches_to_look_at_hold_every_response_once_and_little_padding(lengths, most):
+    ids = [[7] * length for length in lengths]
+    found = list(batches(ids, most))
+    order = list(chain.from_iterable(found))
+    assert sorted(order) == list(range(len(ids)))
+    assert [lengths[i] for i in order] == sorted(lengths)
+
+    def fits(batch):
+        padded = len(batch) * max(lengths[i] for i in batch)
+        room = min(most.tokens, (1 + PADDING) * sum(lengths[i] for i in batch))
+        return len(batch) <= most.responses and padded <= room
+
+    assert all(len(batch) == 1 or fits(batch) for batch in found)
+    assert not any(fits([*batch, following[0]]) for batch, following in pairwise(found))
 
 
 def test_validation_responses_come_in_order():

@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 INFERENCE_BATCH = 64  # responses; large enough to fill the cores, small enough for any memory
+PADDING = 1 / 8  # of the tokens of a batch at most; a lower limit makes batches that fill no core
 
 
 class Most(NamedTuple):
     """How large a batch may be.
 
     Attributes:
-        responses: in a batch.
+        responses: in a batch; it has less where lengths differ, for the sake of `PADDING`.
         tokens: in a batch of several responses, padding included.
     """
 
@@ -24,14 +25,17 @@ class Most(NamedTuple):
 
 def batches(ids: Sequence[Sequence[int]], most: Most) -> Iterator[list[int]]:
     """Positions of the responses with these token ids, every one once, the shortest first."""
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-    done = 0
-    while done < len(order):
-        batch = order[done : done + most.responses]
-        while len(batch) > 1 and len(batch) * len(ids[batch[-1]]) > most.tokens:
-            batch.pop()
+    batch, own = list[int](), 0
+    for i in sorted(range(len(ids)), key=lambda i: len(ids[i])):
+        longest, size = len(ids[i]), len(batch) + 1
+        room = min(most.tokens, (1 + PADDING) * (own + longest))
+        if batch and (size > most.responses or size * longest > room):
+            yield batch
+            batch, own = [], 0
+        batch.append(i)
+        own += longest
+    if batch:
         yield batch
-        done += len(batch)
 
 
 def padded(

@@ -40,7 +40,7 @@ class Evaluation:
     """
 
     stage: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     encoder: Encoder
     trainer: Trainer

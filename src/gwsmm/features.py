@@ -122,7 +122,7 @@ class Extraction:
     """
 
     stage: ClassVar[str] = "features"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     encoder: Encoder
     vector: Vector

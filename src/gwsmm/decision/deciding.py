@@ -26,7 +26,7 @@ class Deciding:
     """The stage: item and scorer → `decision.json`."""
 
     stage: ClassVar[str] = "decision"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     encoder: Encoder
     decision: Decision

@@ -53,7 +53,7 @@ class HeadFitting:
     """The stage: an item on its new encoder → `head.safetensors`."""
 
     stage: ClassVar[str] = "heads"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     encoder: Encoder
     heads: Heads

@@ -1,12 +1,13 @@
 """AdaMerging: a coefficient for every tensor of every task vector, learned without labels."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from gwsmm.artefact import State
+from gwsmm.batching import Most, batches
 from gwsmm.merge.learning import Learners
 from gwsmm.merge.merging import Base
 from gwsmm.types import STRICT
@@ -45,6 +46,8 @@ class AdaMerging:
     equation 5 and their code: 0.3, and 500 steps of 1e-3 on batches of 16.
     """
 
+    version: ClassVar[int] = 2
+
     initial: Annotated[float, Field(ge=0, le=1)]
     steps: Annotated[int, Field(ge=0)]
     learning_rate: Annotated[float, Field(gt=0)]
@@ -78,22 +81,33 @@ class AdaMerging:
                 for row, (name, start) in zip(rows, base.items(), strict=True)
             }
 
+        def entropy(state: State, rows: Sequence[int]) -> torch.Tensor:
+            ids, mask = pad([responses.ids[row] for row in rows], group.encoder.padding)
+            items = responses.items[list(rows)].to(device)
+            seen = functional_call(student, dict(state), (ids.to(device), mask.to(device), items))
+            return student.mean_over_own(binary_entropy(seen.logits), items)
+
         student = student_of(group, group.members, group.base).requires_grad_(False)
         optimizer = torch.optim.Adam([table], lr=self.learning_rate)
         responses = Responses.of(group)
-        for step, rows in enumerate(self._batches(responses, len(group.members))):
-            ids, mask = pad([responses.ids[row] for row in rows], group.encoder.padding)
-            items = responses.items[rows].to(device)
-            seen = functional_call(student, merged(), (ids.to(device), mask.to(device), items))
-            loss = student.mean_over_own(binary_entropy(seen.logits), items)
+        for step, rows in enumerate(self._drawn(responses, len(group.members))):
+            state = merged()
+            leaves = {name: each.detach().requires_grad_() for name, each in state.items()}
+            # In parts of like length: nine items' responses side by side are mostly padding.
+            for part in batches([responses.ids[row] for row in rows], Most()):
+                loss = entropy(leaves, [rows[i] for i in part]) * (len(part) / len(rows))
+                loss.backward()  # type: ignore[no-untyped-call]
+            used = [name for name, leaf in leaves.items() if leaf.grad is not None]
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(
+                [state[name] for name in used], [leaves[name].grad for name in used]
+            )
             optimizer.step()
             group.tick((step + 1) / self.steps)
         with torch.no_grad():
             return {name: tensor.to(group.base[name].dtype) for name, tensor in merged().items()}
 
-    def _batches(self, responses: "Responses", items: int) -> Iterator[list[int]]:
+    def _drawn(self, responses: "Responses", items: int) -> Iterator[list[int]]:
         """For every step as many training responses of every item, in shuffled order."""
         import torch
 

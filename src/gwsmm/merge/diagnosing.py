@@ -23,7 +23,7 @@ class Diagnosing:
     """The stage: a group → `diagnosis.json`; does not depend on the strategy but for its base."""
 
     stage: ClassVar[str] = "diagnosis"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     encoder: Encoder
     base: str

@@ -59,7 +59,7 @@ class Distill:
     progressive layer-wise distillation".
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     start: Merge
     layer_epochs: Annotated[int, Field(ge=0)]

@@ -38,6 +38,7 @@ class RegMean:
     algorithm 1; α = 0.9 and, for larger encoders, 0.1, from 1000 responses.
     """
 
+    version: ClassVar[int] = 2
     base: ClassVar[str] = PRETRAINED
 
     alpha: Annotated[float, Field(ge=0, le=1)]

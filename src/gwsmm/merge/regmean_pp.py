@@ -37,6 +37,7 @@ class RegMeanPP:
     regression mean for model merging".
     """
 
+    version: ClassVar[int] = 2
     base: ClassVar[str] = PRETRAINED
 
     alpha: Annotated[float, Field(ge=0, le=1)]

@@ -1,7 +1,7 @@
 """A low-rank delta of the rank that the validation responses ask for."""
 
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -30,6 +30,8 @@ class SvdValidated:
             is merged, all items of all groups share one pretrained encoder.
         pooler: `own`, or `shared`: coded as the trunk is.
     """
+
+    version: ClassVar[int] = 2
 
     ranks: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
     tolerance: Annotated[float, Field(ge=0)]
