@@ -90,10 +90,11 @@ class Association:
     def interval(self, distances: Matrix, losses: Matrix, *, apart: bool = False) -> Interval:
         """The rank correlation with its jackknife interval: every item is left out once.
 
-        On Fisher's scale, with Student's quantile of N − 1 degrees of freedom. The jackknife over
-        items counts the chance in each single pair twice; once it is taken away again, by the
-        variance that the correlation of independent pairs would have. Of fewer than five items
-        there is no interval.
+        On Fisher's scale, with Student's quantile of N − 1 degrees of freedom. An item that is left
+        out takes its pairs along, so that m' of m independent ones remain, and the jackknife counts
+        the chance in each single pair (N − 1)(m / m' − 1) times: twice and more. All but once is
+        taken away again, by the variance that the correlation of independent pairs would have. Of
+        fewer than five items there is no interval.
 
         Args:
             distances: between the items.
@@ -117,9 +118,12 @@ class Association:
             return Interval(value, np.nan, np.nan)
         near_one = 1 - 1e-6
         fisher = np.arctanh(np.clip(without, -near_one, near_one))
-        twice = (n - 1) / n * np.square(fisher - fisher.mean()).sum()
-        of_pairs = 1.06 / max(n * (n - 1) / 2 - (n if apart else 0) - 3, 1)
-        half = np.sqrt(max(twice - of_pairs, twice / 2)) * t.ppf((1 + self.level) / 2, n - 1)
+        jackknife = (n - 1) / n * np.square(fisher - fisher.mean()).sum()
+        pairs, fewer = (k * (k - 1) / 2 - (k if apart else 0) for k in (n, n - 1))
+        times = (n - 1) * (pairs / fewer - 1)
+        chance = 1.06 / max(pairs - 3, 1)
+        variance = max(jackknife - (times - 1) * chance, jackknife / times)
+        half = np.sqrt(variance) * t.ppf((1 + self.level) / 2, n - 1)
         centre = np.arctanh(np.clip(value, -near_one, near_one))
         return Interval(value, float(np.tanh(centre - half)), float(np.tanh(centre + half)))
 
