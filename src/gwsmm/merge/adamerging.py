@@ -65,6 +65,7 @@ class AdaMerging:
         from gwsmm.network import pad
 
         group, device = learners.sorted_by_name(), learners.trainer.device
+        responses = Responses.of(group)
         states = group.states
         base = {name: tensor.float().to(device) for name, tensor in group.base.items()}
         taus = {
@@ -89,11 +90,10 @@ class AdaMerging:
 
         student = student_of(group, group.members, group.base).requires_grad_(False)
         optimizer = torch.optim.Adam([table], lr=self.learning_rate)
-        responses = Responses.of(group)
         for step, rows in enumerate(self._drawn(responses, len(group.members))):
             state = merged()
             leaves = {name: each.detach().requires_grad_() for name, each in state.items()}
-            # In parts of like length: nine items' responses side by side are mostly padding.
+            # In parts of like length: side by side, the responses of many items are mostly padding.
             for part in batches([responses.ids[row] for row in rows], Most()):
                 loss = entropy(leaves, [rows[i] for i in part]) * (len(part) / len(rows))
                 loss.backward()  # type: ignore[no-untyped-call]
