@@ -147,13 +147,14 @@ def test_changed_settings_data_and_code_are_told_with_what_they_touch(here, monk
     config.write_text(text.replace("cost: squared_euclidean", "cost: cosine"))
     path = Path("data/apples_train.csv")
     path.write_text(path.read_text().replace("frozen", "liquid", 1))
+    was = Extraction.version
     monkeypatch.setattr(Extraction, "version", 99)
     (*_, stale), notes = status()
     assert stale == "yes"
     assert [note.removeprefix(f"{RUN} is stale: ") for note in notes] == [
         "distance.cost changed: cosine → squared_euclidean (touches distances and what follows)",
         "item apples: responses, ratings or labels changed (touches finetune and what follows)",
-        "Extraction of the stage features changed: version 2 → 99, and with it what follows",
+        f"Extraction of the stage features changed: version {was} → 99, and with it what follows",
     ]
 
 
