@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 INFERENCE_BATCH = 64  # responses; large enough to fill the cores, small enough for any memory
-PADDING = 1 / 8  # of the tokens of a batch at most; a lower limit makes batches that fill no core
+PADDING = 1 / 8  # at most, for every token of a response; less makes batches that fill no core
 
 
 class Most(NamedTuple):
