@@ -196,6 +196,30 @@ def test_the_parts_go_through_files_and_score_the_same(encoder, tmp_path):
     assert torch.equal(logits(again, encoder), wanted)
 
 
+def test_an_unfilled_network_scores_the_same_once_its_parts_are_loaded(encoder, tmp_path):
+    network = encoder.network(labels=3)
+    for part in ("trunk", "pooler", "head"):
+        save_file(dict(network.part_state(part)), tmp_path / f"{part}.safetensors")
+    again = encoder.unfilled(labels=3)
+    for part in ("trunk", "pooler", "head"):
+        again.load_part(part, load_file(tmp_path / f"{part}.safetensors"))
+    assert torch.equal(logits(again, encoder), logits(network, encoder))
+
+
+def test_a_checkpoint_in_bfloat16_is_computed_with_in_fp32(architecture, checkpoints, tmp_path):
+    shutil.copytree(checkpoints / architecture, tmp_path / "half")
+    talk.disable_progress_bar()
+    model = AutoModel.from_pretrained(tmp_path / "half", dtype=torch.bfloat16)
+    model.save_pretrained(tmp_path / "half")
+    encoder = encoder_of(tmp_path / "half")
+    network, again = encoder.network(labels=3), encoder.unfilled(labels=3)
+    for part in ("trunk", "pooler", "head"):
+        again.load_part(part, network.part_state(part))
+    for each in (network, again):
+        assert {weight.dtype for weight in each.parameters()} == {torch.float32}
+    assert torch.equal(logits(again, encoder), logits(network, encoder))
+
+
 def test_the_parts_hold_every_parameter_and_share_none(encoder):
     network = encoder.network(labels=3)
     parts = {

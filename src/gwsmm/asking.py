@@ -24,7 +24,7 @@ def logits_of(
     """
     from gwsmm.network import infer
 
-    network = encoder.network(len(member.item.labels))
+    network = encoder.unfilled(len(member.item.labels))
     for part in ("trunk", "pooler", "head"):
         network.load_part(part, part_of(shared, part) or member.state(part))
     network.to(device).eval()

@@ -8,6 +8,7 @@ itself), and a linear layer per item is the *head*.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from hashlib import sha256
 from importlib.util import find_spec
@@ -136,15 +137,14 @@ class Encoder:
         return Network(trunk, pooler, head, pooling=self.pooling, dropout=dropout)
 
     def unfilled(self, labels: int) -> "Network":
-        """As `network`, but no weight is drawn: every tensor is still to be loaded.
+        """As `network`, but no weight is read or drawn: every tensor is still to be loaded.
 
-        Memory for weights is asked for and not touched, so that it takes none. Made for an encoder
-        of `random={}`: the architecture of a folder without weights.
+        Memory for weights is asked for and not touched, so that it takes none.
         """
         from transformers.initialization import no_init_weights
 
         with no_init_weights():
-            return self.network(labels)
+            return replace(self, random=self.random or {}).network(labels)
 
     def write_architecture(self, folder: Path) -> None:
         """Write configuration and tokenizer: all of an encoder but its weights."""
@@ -204,7 +204,7 @@ class Encoder:
                 )
             else:
                 trunk = AutoModel.from_config(  # type: ignore[no-untyped-call]
-                    self._config(), trust_remote_code=False
+                    self._config(), trust_remote_code=False, dtype=torch.float32
                 )
         return trunk
 

@@ -53,7 +53,7 @@ class Evaluation:
         from gwsmm.network import infer
 
         item, scorer = subject.item, subject.scorer
-        network = self.encoder.network(len(item.labels))
+        network = self.encoder.unfilled(len(item.labels))
         network.load_scorer(scorer)
         network.to(self.trainer.device).eval()
         started = time.perf_counter()

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
@@ -129,6 +130,7 @@ class Trainer:
         return "cuda" if self.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
 
 
+@cache
 def _computes_in_bf16() -> bool:
     import torch
 

@@ -182,24 +182,32 @@ def predictions_frame(outcomes: Sequence[Outcome]) -> "pd.DataFrame":
     for outcome in outcomes:
         item, truth = outcome.item, outcome.item.test.labels
         n, width = truth.shape
-        ordinal = item.kind == "ordinal"
+        # the same for all models
+        labels = [label.name for label in item.labels] * n
+        rows, score, beside = np.arange(n).repeat(width), _scores(item, truth), _beside(item)
         for model in MODELS:
             said = outcome.predictions[model]
             columns: dict[str, object] = {
                 "item": item.name,
-                "response": [row for row in range(n) for _ in range(width)],
-                "label": [label.name for label in item.labels] * n,
+                "response": rows,
+                "label": labels,
                 "model": model,
                 "truth": truth.ravel(),
                 "probability": said.probabilities.ravel(),
                 "decision": said.decisions.ravel(),
-                "score_truth": decode(truth).repeat(width) if ordinal else None,
-                "score_decision": decode(said.decisions).repeat(width) if ordinal else None,
-                **_beside(item),
+                "score_truth": score,
+                "score_decision": _scores(item, said.decisions),
+                **beside,
             }
-            frame = pd.DataFrame(columns)
-            frames.append(frame.astype({"score_truth": "Int64", "score_decision": "Int64"}))
+            frames.append(pd.DataFrame(columns))
     return pd.concat(frames, ignore_index=True)
+
+
+def _scores(item: Item, labels: "NDArray[np.uint8]") -> "ExtensionArray":
+    """For each of the labels [n, L] its response's score, which only an ordinal item has."""
+    n, width = labels.shape
+    scores = decode(labels) if item.kind == "ordinal" else np.full(n, -1)
+    return _known(scores.repeat(width))
 
 
 def _beside(item: Item) -> "dict[str, ExtensionArray]":

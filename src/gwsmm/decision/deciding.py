@@ -37,7 +37,7 @@ class Deciding:
         from gwsmm.network import infer
 
         item = subject.item
-        network = self.encoder.network(len(item.labels))
+        network = self.encoder.unfilled(len(item.labels))
         network.load_scorer(subject.scorer)
         network.to(self.trainer.device).eval()
         ids = self.encoder.tokenize(item.validation.texts)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,8 +82,7 @@ class Bootstrap:
 
     def _draws(self, n: int) -> Numbers:
         """[B, n]: how often each of n is drawn."""
-        random = np.random.default_rng(self.seed)
-        return random.multinomial(n, np.full(n, 1 / n), size=self.repeats).astype(float)
+        return _draws(self.seed, self.repeats, n)
 
     def _percentiles(self, value: float, replicates: Numbers, n: int) -> Interval:
         """Quantiles that are pushed outwards, as the plain ones are too narrow for few clusters.
@@ -100,6 +100,14 @@ class Bootstrap:
         tail = float(norm.cdf(np.sqrt(n / (n - 1)) * t.ppf(tail, n - 1)))
         low, high = np.nanquantile(replicates, [tail, 1 - tail])
         return Interval(value, float(low), float(high))
+
+
+@lru_cache(maxsize=2)  # of the responses of one item, and of the items: asked for in turn
+def _draws(seed: int, repeats: int, n: int) -> Numbers:
+    random = np.random.default_rng(seed)
+    drawn = random.multinomial(n, np.full(n, 1 / n), size=repeats).astype(float)
+    drawn.flags.writeable = False
+    return drawn
 
 
 def difference(models: Numbers) -> Numbers:

@@ -65,12 +65,12 @@ class HeadFitting:
         import torch
         from safetensors.torch import save_file
 
-        torch.manual_seed(self.seed)
-        network = self.encoder.network(len(subject.member.item.labels))
+        network = self.encoder.unfilled(len(subject.member.item.labels))
         network.load_part("trunk", load_state(subject.trunk, "trunk"))
         network.load_part("pooler", load_state(subject.pooler, "pooler"))
         network.load_part("head", subject.member.state("head"))
         network.to(self.trainer.device).eval()
         tick = partial(write_fraction, folder)
+        torch.manual_seed(self.seed)
         head = self.heads(Frozen(network, self.encoder, subject.member, tick))
         save_file(dict(head), folder / "head.safetensors")

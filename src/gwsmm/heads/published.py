@@ -1,6 +1,6 @@
 """Re-tuning of the heads as the authors ran it."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -27,6 +27,8 @@ class PublishedHeads:
 
     Source: the authors' `model_merge.ipynb`.
     """
+
+    version: ClassVar[int] = 2
 
     learning_rate: Annotated[float, Field(gt=0)]
     epsilon: Annotated[float, Field(gt=0)]

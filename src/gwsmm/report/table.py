@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -47,19 +48,22 @@ class Table:
     best: Mapping[str, frozenset[int]]
     marks: Mapping[tuple[str, int], str]
 
-    @property
+    @cached_property
     def columns(self) -> list[str]:
         """What is shown: the ends of intervals stand in one cell with the figure."""
         return [str(name) for name in self.frame.columns if not str(name).endswith(_ENDS)]
 
+    @cached_property
     def cells(self) -> list[list[str]]:
         """Rows of what is shown, without the marks of the best."""
         columns = [self._cells(name) for name in self.columns]
         return [list(row) for row in zip(*columns, strict=True)]
 
-    def is_text(self, column: str) -> bool:
-        """Whether a column holds words, which stand on the left."""
-        return not pd.api.types.is_numeric_dtype(self.frame[column])
+    @cached_property
+    def texts(self) -> frozenset[str]:
+        """The columns that hold words, which stand on the left."""
+        numeric = pd.api.types.is_numeric_dtype
+        return frozenset(name for name in self.columns if not numeric(self.frame[name]))
 
     def is_best(self, row: int, column: str) -> bool:
         """Whether a cell is to be marked."""
@@ -137,7 +141,7 @@ def _marked(table: Table) -> list[list[str]]:
             text.join(_BOLD) if table.is_best(at, column) else text
             for column, text in zip(table.columns, row, strict=True)
         ]
-        for at, row in enumerate(table.cells())
+        for at, row in enumerate(table.cells)
     ]
 
 

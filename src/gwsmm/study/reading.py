@@ -75,14 +75,7 @@ class RunFolder:
 
     def decisions(self, item: str) -> Mapping[str, Decisions]:
         """[n, L] of an item by who says it: `truth`, and the models."""
-        own = self._of_item[item]
-        labels = own["label"].nunique()
-        found = {
-            str(model): part["decision"].to_numpy(np.uint8).reshape(-1, labels)
-            for model, part in own.groupby("model")
-        }
-        first = own[own["model"] == "individual"]
-        return {**found, "truth": first["truth"].to_numpy(np.uint8).reshape(-1, labels)}
+        return self._decisions[item]
 
     def second(self, item: str) -> tuple[Decisions, Decisions] | None:
         """The first and the second rater [m, L] where both rated; None: nobody rated twice."""
@@ -106,6 +99,10 @@ class RunFolder:
             return None
         first = own[own["model"] == "individual"]
         return tuple(first["group"].fillna("")[:: own["label"].nunique()])
+
+    @cached_property
+    def _decisions(self) -> Mapping[str, Mapping[str, Decisions]]:
+        return {name: _decided(own) for name, own in self._of_item.items()}
 
     @cached_property
     def _of_item(self) -> "Mapping[str, pd.DataFrame]":
@@ -169,6 +166,17 @@ class RunFolder:
             return pd.read_parquet(self.folder / name)
         except (OSError, ValueError) as error:
             raise InputError(_unreadable(self.folder / name, error)) from error
+
+
+def _decided(own: "pd.DataFrame") -> Mapping[str, Decisions]:
+    """See `RunFolder.decisions`, of the predictions of one item."""
+    labels = own["label"].nunique()
+    found = {
+        str(model): part["decision"].to_numpy(np.uint8).reshape(-1, labels)
+        for model, part in own.groupby("model")
+    }
+    first = own[own["model"] == "individual"]
+    return {**found, "truth": first["truth"].to_numpy(np.uint8).reshape(-1, labels)}
 
 
 class _Scores(TypedDict):
