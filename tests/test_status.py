@@ -130,6 +130,19 @@ def test_a_run_that_would_come_out_the_same_is_not_stale(here):
     assert status(str(RUN))[0] == status("outputs")[0] == cells
 
 
+def test_searches_are_shown_beside_runs(here):
+    search = shutil.copytree(RUN, Path("outputs/sweeps/search/0"))
+    out = gwsmm("status").out
+    assert f"{RUN} " in out
+    assert f"{search} " in out
+    shutil.rmtree("outputs/runs")
+    assert f"{search} " in gwsmm("status").out
+    shutil.rmtree("outputs/sweeps")
+    ended = gwsmm("status")
+    assert ended.code == 2
+    assert ended.err.startswith("gwsmm: outputs/runs: there is no such folder here;")
+
+
 def test_the_store_of_a_run_is_told(here):
     one, other = used()[:2]
     shutil.rmtree(one)

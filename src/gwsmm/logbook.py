@@ -16,6 +16,9 @@ from gwsmm.plain import read_yaml
 from gwsmm.store import Store, claimed
 from gwsmm.types import InputError
 
+RUNS = (Path("outputs/runs"), Path("outputs/sweeps"))
+"""Where runs and searches are if nothing else is said."""
+
 LOG = "run.log"
 KEYS = "keys.json"
 """Written when a run has finished, and left where it is begun anew."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from gwsmm.cleaning import DAY, GOES, Broom, Found
 from gwsmm.cli.parsing import OneLine
 from gwsmm.cli.showing import amount, say, show
-from gwsmm.logbook import KEYS, LOG, Left, run_folders, standing
+from gwsmm.logbook import KEYS, LOG, RUNS, Left, run_folders, standing
 from gwsmm.types import InputError
 
 _EPILOG = """\
@@ -19,8 +19,6 @@ folder first if you need neither it nor a bundle of it; if you need no run at al
 A bundle itself needs no store. What was used within the last day stays, too, so that a run that was
 stopped keeps what it has; while one is at work there, --unreachable and --older-than are refused.
 """
-RUNS = (Path("outputs/runs"), Path("outputs/sweeps"))
-"""Where runs and searches are if nothing else is said."""
 _UNITS = {"d": DAY, "w": 7 * DAY}
 
 

@@ -8,12 +8,9 @@ from typing import Any
 from gwsmm.artefact import DAMAGED
 from gwsmm.cli.parsing import OneLine, input_errors
 from gwsmm.cli.showing import say, show
-from gwsmm.logbook import LOG, Left, run_folders, standing
+from gwsmm.logbook import LOG, RUNS, Left, run_folders, standing
 from gwsmm.staleness import changed_items, changed_settings, changed_versions
 from gwsmm.types import InputError
-
-RUNS = Path("outputs/runs")
-"""Where runs are if nothing else is said."""
 
 
 def status_command(arguments: Sequence[str]) -> None:
@@ -30,11 +27,11 @@ def status_command(arguments: Sequence[str]) -> None:
         type=Path,
         nargs="*",
         metavar="FOLDER",
-        help=f"a run, a multirun or a folder of both ({RUNS})",
+        help=f"a run, a multirun or a folder of both ({' '.join(map(str, RUNS))})",
     )
     given = parser.parse_args(arguments)
     with input_errors():
-        _status(given.folders or [RUNS])
+        _status(given.folders or [each for each in RUNS if run_folders(each, LOG)] or RUNS[:1])
 
 
 def _status(folders: Sequence[Path]) -> None:
