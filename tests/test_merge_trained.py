@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from gwsmm import batching
+from gwsmm.merge import adamerging
 from gwsmm.merge.adamerging import AdaMerging, binary_entropy
 from gwsmm.merge.average import Average
 from gwsmm.merge.distill import Distill
@@ -363,9 +364,20 @@ def test_every_tensor_goes_along_the_task_vectors(members, gather):
 def test_adamerging_learns_from_the_parts_of_a_batch_what_it_learns_from_the_whole(
     members, gather, monkeypatch
 ):
+    parts = []
+
+    def counted(ids, most):
+        found = list(batching.batches(ids, most))
+        parts.append(len(found))
+        return found
+
+    monkeypatch.setattr(adamerging, "batches", counted)
     in_parts = ADA.learn(gather(ADA, members))
+    assert len(parts) == ADA.steps
+    assert min(parts) > 1
     monkeypatch.setattr(batching, "PADDING", float("inf"))
     whole = ADA.learn(gather(ADA, members))
+    assert set(parts[ADA.steps :]) == {1}
     for name in whole:
         torch.testing.assert_close(in_parts[name], whole[name], rtol=0, atol=1e-5)
 
