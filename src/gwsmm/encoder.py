@@ -8,7 +8,6 @@ itself), and a linear layer per item is the *head*.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cached_property
 from hashlib import sha256
 from importlib.util import find_spec
@@ -121,20 +120,7 @@ class Encoder:
 
         The head is drawn from torch's global generator; everything else is the same at every call.
         """
-        from torch import nn
-
-        from gwsmm.network import Network
-
-        trunk = self._trunk()
-        width = int(trunk.config.hidden_size)
-        pooler = self._pooler(trunk, width) if self.pooler else None
-        if getattr(trunk, "pooler", None) is not None:
-            setattr(trunk, "pooler", None)  # noqa: B010 - a module's attribute, unknown to types
-        dropout = float(getattr(trunk.config, "hidden_dropout_prob", 0.1))
-        head = nn.Linear(width, labels)
-        nn.init.normal_(head.weight, std=0.02)
-        nn.init.zeros_(head.bias)
-        return Network(trunk, pooler, head, pooling=self.pooling, dropout=dropout)
+        return self._network(self._trunk(), labels)
 
     def unfilled(self, labels: int) -> "Network":
         """As `network`, but no weight is read or drawn: every tensor is still to be loaded.
@@ -144,7 +130,22 @@ class Encoder:
         from transformers.initialization import no_init_weights
 
         with no_init_weights():
-            return replace(self, random=self.random or {}).network(labels)
+            return self._network(self._architecture(), labels)
+
+    def _network(self, trunk: "PreTrainedModel", labels: int) -> "Network":
+        from torch import nn
+
+        from gwsmm.network import Network
+
+        width = int(trunk.config.hidden_size)
+        pooler = self._pooler(trunk, width) if self.pooler else None
+        if getattr(trunk, "pooler", None) is not None:
+            setattr(trunk, "pooler", None)  # noqa: B010 - a module's attribute, unknown to types
+        dropout = float(getattr(trunk.config, "hidden_dropout_prob", 0.1))
+        head = nn.Linear(width, labels)
+        nn.init.normal_(head.weight, std=0.02)
+        nn.init.zeros_(head.bias)
+        return Network(trunk, pooler, head, pooling=self.pooling, dropout=dropout)
 
     def write_architecture(self, folder: Path) -> None:
         """Write configuration and tokenizer: all of an encoder but its weights."""
@@ -192,20 +193,30 @@ class Encoder:
 
     def _trunk(self) -> "PreTrainedModel":
         import torch
-        from transformers import AutoModel
 
-        with self._readable_errors(), torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]):
             # Seeded for checkpoints too: what one lacks, such as RoBERTa's pooler, is drawn.
             torch.manual_seed(_FRESH_SEED)
-            trunk: PreTrainedModel
-            if self.random is None:
-                trunk = AutoModel.from_pretrained(
-                    self.folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
-                )
-            else:
-                trunk = AutoModel.from_config(  # type: ignore[no-untyped-call]
-                    self._config(), trust_remote_code=False, dtype=torch.float32
-                )
+            return self._checkpoint() if self.random is None else self._architecture()
+
+    def _checkpoint(self) -> "PreTrainedModel":
+        import torch
+        from transformers import AutoModel
+
+        with self._readable_errors():
+            trunk: PreTrainedModel = AutoModel.from_pretrained(
+                self.folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+            )
+        return trunk
+
+    def _architecture(self) -> "PreTrainedModel":
+        import torch
+        from transformers import AutoModel
+
+        with self._readable_errors():
+            trunk: PreTrainedModel = AutoModel.from_config(  # type: ignore[no-untyped-call]
+                self._config(), trust_remote_code=False, dtype=torch.float32
+            )
         return trunk
 
     def _pooler(self, trunk: "PreTrainedModel", width: int) -> "nn.Linear":
