@@ -546,6 +546,21 @@ def test_a_model_that_the_hub_does_not_give_is_refused_with_the_remedies(model):
     assert "encoder=minilm needs no network" in line
 
 
+def test_the_hub_is_asked_once_for_a_model(checkpoints, monkeypatch):
+    asked = []
+
+    def fetched(name, **_):
+        asked.append(name)
+        return str(checkpoints / "bert")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetched)
+    encoder = encoder_of("someone/some-model")
+    encoder.network(labels=1)
+    encoder.unfilled(labels=1)
+    encoder.tokenize(TEXTS)
+    assert asked == ["someone/some-model"]
+
+
 def test_random_settings_that_fit_no_architecture_are_refused(tiny):
     wrong = replace(tiny, random={"hidden_size": 30, "num_attention_heads": 4})
     assert "hidden size (30)" in refused(lambda: wrong.network(1))
