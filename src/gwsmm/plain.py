@@ -10,12 +10,6 @@ def read_yaml(text: str) -> object:
         yaml.YAMLError: it is no YAML, or uses an alias, by which few lines can say billions.
         RecursionError: it nests too deeply.
     """
-    return yaml.load(text, _Plain)
-
-
-class _Plain(yaml.SafeLoader):
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """See `Composer`; there is no node for an alias."""
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases (*name) are not read: write the values out")
-        return super().compose_node(parent, index)
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+        raise yaml.YAMLError("aliases (*name) are not read: write the values out")
+    return yaml.safe_load(text)
