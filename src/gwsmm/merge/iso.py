@@ -50,7 +50,7 @@ class Iso:
     matrices there.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     scale: Annotated[float, Field(gt=0)]
     common: Annotated[float, Field(gt=0, le=1)]

