@@ -63,7 +63,8 @@ def smallest_kept(tau: "Tensor", density: float) -> float:
     """The smallest of the ceil(density · n) largest magnitudes."""
     magnitudes = tau.abs().flatten().numpy()
     dropped = len(magnitudes) - math.ceil(len(magnitudes) * density)
-    return float(np.partition(magnitudes, dropped)[dropped])  # torch.kthvalue takes ten times as long
+    # The value that torch.kthvalue gives, in a tenth of the time.
+    return float(np.partition(magnitudes, dropped)[dropped])
 
 
 def trim(tau: "Tensor", smallest: float) -> "Tensor":
