@@ -61,7 +61,7 @@ def ties(base: "Tensor", members: Sequence["Tensor"], *, density: float, scale: 
 
 def smallest_kept(tau: "Tensor", density: float) -> float:
     """The smallest of the ceil(density · n) largest magnitudes."""
-    magnitudes = tau.abs().flatten().numpy()
+    magnitudes = tau.abs().flatten().cpu().numpy()
     dropped = len(magnitudes) - math.ceil(len(magnitudes) * density)
     # The value that torch.kthvalue gives, in a tenth of the time.
     return float(np.partition(magnitudes, dropped)[dropped])
