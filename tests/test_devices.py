@@ -7,7 +7,7 @@ from little import gwsmm
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from gwsmm.execute import Serial, at_once
+from gwsmm.execute import Processes, Serial, at_once
 from gwsmm.finetune import Finetuning
 from gwsmm.recipe import Trainer
 from gwsmm.store import LOG, Store
@@ -23,6 +23,8 @@ def test_if_one_of_several_processes_fails_the_others_are_not_waited_for():
     with pytest.raises(ZeroDivisionError):
         at_once(even, 2)
     assert at_once(abs, 2) == [0, 1]
+    tasks = Processes(jobs=2, threads=1)  # go on afterwards, with workers of their own
+    assert tasks.map(abs, [1, -2, 3], label="tasks") == [1, 2, 3]
 
 
 def test_two_devices_train_as_one_does(configured, tiny, make_item, tmp_path):

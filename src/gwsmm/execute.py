@@ -189,14 +189,15 @@ def at_once(function: Callable[[int], Result], n: int) -> list[Result]:
     """`function` of 0 to n - 1, each in a process of its own, as they may wait for one another."""
     from concurrent.futures import FIRST_EXCEPTION, wait
 
-    from joblib.externals.loky import get_reusable_executor
+    from joblib.externals.loky import ProcessPoolExecutor
 
-    executor = get_reusable_executor(max_workers=n)
-    calls = [executor.submit(function, i) for i in range(n)]
-    ended, waiting = wait(calls, return_when=FIRST_EXCEPTION)
-    if waiting:  # for one that failed
-        executor.shutdown(kill_workers=True)
-    return [call.result() for call in (calls if not waiting else ended)]
+    # not the one that is kept, which joblib would take for its own
+    with ProcessPoolExecutor(max_workers=n) as executor:
+        calls = [executor.submit(function, i) for i in range(n)]
+        ended, waiting = wait(calls, return_when=FIRST_EXCEPTION)
+        if waiting:  # for one that failed
+            executor.shutdown(kill_workers=True)
+        return [call.result() for call in (calls if not waiting else ended)]
 
 
 def cores() -> int:
