@@ -41,7 +41,7 @@ from gwsmm.types import (
 )
 
 PUBLISHED = Published(cost="euclidean", normalisation="none", quantity="loss")
-FEW = settings(max_examples=5, deadline=None, derandomize=True)
+FEW = settings(max_examples=8, deadline=None, derandomize=True)
 GW = sorted(  # what compares clouds up to isometry
     path.stem
     for path in (CONF / "distance").glob("*.yaml")

@@ -191,13 +191,13 @@ def at_once(function: Callable[[int], Result], n: int) -> list[Result]:
 
     from joblib.externals.loky import ProcessPoolExecutor
 
-    # not the one that is kept, which joblib would take for its own
-    with ProcessPoolExecutor(max_workers=n) as executor:
+    executor = ProcessPoolExecutor(max_workers=n)  # the one that is kept is joblib's
+    try:
         calls = [executor.submit(function, i) for i in range(n)]
-        ended, waiting = wait(calls, return_when=FIRST_EXCEPTION)
-        if waiting:  # for one that failed
-            executor.shutdown(kill_workers=True)
-        return [call.result() for call in (calls if not waiting else ended)]
+        wait(calls, return_when=FIRST_EXCEPTION)
+        return [call.result() for call in calls if call.done()]
+    finally:  # after a failure or Ctrl-C others may wait for ever
+        executor.shutdown(kill_workers=True)
 
 
 def cores() -> int:
