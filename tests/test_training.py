@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from safetensors.torch import load_file
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, scaled_dot_product_attention
 
 from gwsmm.artefact import Member
 from gwsmm.batching import PADDING, Most, batches
@@ -244,6 +244,28 @@ def test_the_trunk_is_in_its_mode_in_every_epoch(inside, tiny, cpu):
     data = Data(ids, labels, ids, labels, filler=0, batch_size=2, by_length=False, seed=0)
     train(network, loss, data, replace(RECIPE, epochs=2), cpu, lambda done: None)
     assert seen == [(True, inside), (False, False)] * 2
+
+
+@pytest.mark.parametrize(
+    ("precision", "layers"), [("fp32", torch.float32), ("bf16", torch.bfloat16)]
+)
+def test_attention_is_in_fp32_whatever_the_layers_are_in(precision, layers, tiny, cpu):
+    network, seen = tiny.network(2), set()
+    query = torch.ones(1, 1, 2, 4, dtype=layers)
+    open_to = torch.zeros(1, 1, 2, 2, dtype=layers)
+
+    def loss(ids, mask, labels):
+        attended = scaled_dot_product_attention(query, query, query, attn_mask=open_to)
+        logits = network(ids, mask)
+        seen.add((logits.dtype, attended.dtype))
+        return binary_cross_entropy_with_logits(logits.float(), labels)
+
+    ids, labels = tiny.tokenize(["gas", "heat"]), torch.eye(2)
+    data = Data(ids, labels, ids, labels, filler=0, batch_size=2, by_length=False, seed=0)
+    once = replace(RECIPE, epochs=1, precision=precision)
+    train(network, loss, data, once, cpu, lambda done: None)
+    mean_loss(loss, data, once, cpu)
+    assert seen == {(layers, torch.float32)}
 
 
 def test_an_encoder_without_pooler_leaves_none(tiny, cpu, carry_out, make_item, tmp_path):

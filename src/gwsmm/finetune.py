@@ -22,7 +22,7 @@ class Finetuning:
     """
 
     stage: ClassVar[str] = "finetune"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     encoder: Encoder
     recipe: Finetune

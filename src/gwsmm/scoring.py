@@ -2,8 +2,11 @@
 
 import logging
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -13,6 +16,7 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from gwsmm.devices import in_several_processes
@@ -76,13 +80,18 @@ class ScoringModel(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with the recipe's groups, and its schedule step by step."""
-        recipe, groups = self.recipe, []
-        trained = [each for each in self.network.named_parameters() if each[1].requires_grad]
-        for name, weight in trained:
-            rate = recipe.head_learning_rate if name.startswith("head.") else recipe.learning_rate
-            free = any(part in name for part in recipe.no_decay)
-            decay = 0.0 if free else recipe.weight_decay
-            groups.append({"params": [weight], "lr": rate, "weight_decay": decay})
+        recipe = self.recipe
+        alike: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+        for name, weight in self.network.named_parameters():
+            if weight.requires_grad:
+                head = name.startswith("head.")
+                rate = recipe.head_learning_rate if head else recipe.learning_rate
+                free = any(part in name for part in recipe.no_decay)
+                alike[rate, 0.0 if free else recipe.weight_decay].append(weight)
+        groups = [
+            {"params": weights, "lr": rate, "weight_decay": decay}
+            for (rate, decay), weights in alike.items()
+        ]
         optimizer = AdamW(groups, eps=recipe.epsilon, fused=True)
         schedule = LambdaLR(optimizer, self._rate)
         return {
@@ -227,6 +236,34 @@ class _Ticker(Callback):
             self.tick(trainer.global_step / self.steps)
 
 
+class _PreciseAttention(TorchFunctionMode):
+    """Attention in fp32 whatever is around it: in bf16 a CPU takes several times as long."""
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: object,
+        arguments: tuple[Any, ...] = (),
+        named: dict[str, Any] | None = None,
+    ) -> object:
+        named = named or {}
+        if function is not nn.functional.scaled_dot_product_attention:
+            return function(*arguments, **named)
+        with torch.autocast("cpu", enabled=False):
+            return function(*map(_precise, arguments), **{k: _precise(v) for k, v in named.items()})
+
+
+def _precise(value: object) -> object:
+    """A tensor of numbers in fp32, anything else as it is."""
+    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def _attention(recipe: Recipe, trainer: Trainer) -> AbstractContextManager[object]:
+    """How attention is computed while a network is trained."""
+    slow = recipe.precision == "bf16" and trainer.device == "cpu"
+    return _PreciseAttention() if slow else nullcontext()
+
+
 @torch.no_grad()
 def mean_loss(loss: Loss, data: Data, recipe: Recipe, trainer: Trainer) -> float:
     """The mean over the validation responses, as `train` finds it at the end of every epoch."""
@@ -234,7 +271,7 @@ def mean_loss(loss: Loss, data: Data, recipe: Recipe, trainer: Trainer) -> float
     total = rows = 0.0
     for batch in data.val_dataloader():
         ids, mask, targets = (part.to(trainer.device) for part in batch)
-        with precise:
+        with precise, _attention(recipe, trainer):
             total += float(loss(ids, mask, targets)) * len(ids)
         rows += len(ids)
     return total / rows
@@ -274,7 +311,7 @@ def _fit(  # noqa: PLR0913 - those of `train`
         logging.getLogger(talkative).setLevel(logging.ERROR)
     steps = recipe.epochs * len(data.batches)
     model = ScoringModel(network, loss, recipe, steps)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _attention(recipe, trainer):
         # Lightning's advice on worker processes and torch's own deprecations are not for our users.
         warnings.simplefilter("ignore")
         lightning = pl.Trainer(

@@ -89,7 +89,7 @@ class Learning:
     """The stage: a group → what `Merging` writes, by a strategy that needs data."""
 
     stage: ClassVar[str] = "merge"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     encoder: Encoder
     merge: LearnedMerge
