@@ -105,6 +105,20 @@ def test_the_tests_are_scipys_and_know_the_trivial_cases(seed, n):
     assert keeps(np.ones(n), np.full(n, 0.98), 0.99) == 1
 
 
+@FEW
+@given(seed=st.integers(0, 10_000), items=st.integers(2, 20), n=st.integers(20, 300))
+def test_differences_that_only_single_precision_tells_apart_are_tied(seed, items, n):
+    random = np.random.default_rng(seed)
+    right, change = random.integers(5, n - 5, items), random.integers(-2, 3, items)
+    one, other = (np.float64(np.float32(each) / np.float32(n)) for each in (right, right + change))
+    assert wilcoxon(one, other) == wilcoxon(np.zeros(items), change.astype(float))
+
+
+def test_signed_ranks_with_ties_as_worked_out_by_hand():
+    # of 2⁴ signs of the ranks 2, 2, 2, 4 two are as far from the middle: all + and all −
+    assert wilcoxon(np.zeros(5), np.array([1, 1, 1, 2, 0.0])) == pytest.approx(2 / 16)
+
+
 def test_holm_as_worked_out_by_hand():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.5, 0.9]) == [1, 1]
@@ -261,6 +275,15 @@ def test_drawn_plans_where_they_are_many(limits):
     assert len(merged) <= limits.get("most", 1000)
     assert merged | {("a", "b", "c"), ("d", "e")} <= set(found.groups)
     assert all(sorted(map(len, each)) == [1, 1, 2, 3] for each in found.plans)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_plan_itself_is_not_among_drawn_plans(seed):
+    pair = plan("ab", *"cdefg")
+    found = control(plans=20, seed=seed)(pair, NAMES)
+    assert not found.all_plans
+    assert pair.groups not in found.plans
+    assert len(found.plans) == 20  # the others are
 
 
 @pytest.mark.parametrize("groups", [["abcdefg"], list("abcdefg")])

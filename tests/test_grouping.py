@@ -287,11 +287,17 @@ def test_groups_that_cannot_be_so_few_are_refused_before_or_while_joining():
         planned(twos, three_twos)
 
 
-@pytest.mark.parametrize(("share", "groups"), [(1.0, 9), (0.5, 4), (1 / 3, 3), (0.01, 1)])
+@pytest.mark.parametrize(("share", "groups"), [(1.0, 9), (0.5, 4), (1 / 3, 3), (0.112, 1)])
 def test_as_many_encoders_as_fit_into_the_share_of_storage(share, groups):
     rule = Linkage(**FIELDS | {"encoders": None, "storage": share})
     rule.check(items_of(NAMES))
     assert len(planned(rule, drawn(1)).groups) == groups
+
+
+def test_a_share_of_storage_into_which_no_encoder_fits_is_refused_with_one_that_does():
+    rule = Linkage(**FIELDS | {"encoders": None, "storage": 0.11})
+    with pytest.raises(InputError, match=r"^grouping.storage=0.11: .* at least 0.112$"):
+        rule.check(items_of(NAMES))
 
 
 def test_ward_is_refused_where_there_are_no_points():

@@ -15,10 +15,13 @@ import pandas as pd
 import pytest
 import yaml
 from little import gwsmm
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from scipy.stats import spearmanr, ttest_rel
 
 from gwsmm.evidence.testing import holm, keeps
 from gwsmm.metrics import METRICS, score
+from gwsmm.report import figures
 from gwsmm.report.table import Table, latex, markdown
 from gwsmm.study.conditions import axes, conditions
 from gwsmm.study.estimates import kept_enough
@@ -249,6 +252,26 @@ def test_runs_that_differ_in_the_seed_alone_are_one_condition(several):
     assert list(axes(found)) == ["merge.scale"]
 
 
+def test_a_seed_of_one_part_that_was_asked_for_is_a_setting(tmp_path):
+    runs = [
+        write_run(
+            tmp_path / f"{seed}{own}",
+            seed=seed,
+            noise=0.2 + own / 10,
+            overrides=[f"merge.seed={own}"],
+            config={"merge": {"_target_": "gwsmm.merge.ties.Ties", "seed": own}},
+        )
+        for seed in (0, 1)
+        for own in (0, 1)
+    ]
+    found = conditions(read_runs(runs))
+    assert {each.name: each.seeds for each in found} == {
+        "merge.seed=0": {0, 1},
+        "merge.seed=1": {0, 1},
+    }
+    assert list(axes(found)) == ["merge.seed"]
+
+
 def test_a_run_that_is_given_twice_counts_once(several):
     once = conditions(read_runs([several / "ties0"]))
     twice = conditions(read_runs([several / "ties0", several / "ties0"]))
@@ -291,6 +314,40 @@ def test_another_strategy_is_one_axis_however_many_settings_it_brings(tmp_path):
     both = other | {"features": {"size": 9}}
     runs.append(write_run(tmp_path / "c", config=both))  # two axes: compared with nothing
     assert [len(each) for each in axes(conditions(read_runs(runs))).values()] == [2]
+
+
+def test_another_encoder_is_one_axis_however_many_settings_it_brings(tmp_path):
+    brought = {"small": {"model": "a", "max_length": 1}, "large": {"model": "b", "max_length": 2}}
+    runs = [
+        write_run(
+            tmp_path / name,
+            overrides=[f"encoder={name}"],
+            config={"encoder": {"_target_": "gwsmm.encoder.Encoder", **settings}},
+        )
+        for name, settings in brought.items()
+    ]
+    assert list(axes(conditions(read_runs(runs)))) == ["encoder"]
+
+
+def drawn(draw, found) -> Axes:
+    axes = Figure().add_subplot()
+    draw(axes, found)
+    return axes
+
+
+def test_individual_models_are_drawn_once_for_all_runs_that_share_them(several, tmp_path):
+    scale = {"merge": {"_target_": "gwsmm.merge.ties.Ties", "scale": 9}}
+    alike = write_run(tmp_path / "a"), write_run(tmp_path / "b", config=scale)
+    unlike = several / "ties0", several / "worse0"
+    for runs, own in (
+        (alike, ["individual"]),
+        (unlike, ["individual: default", "individual: merge.scale=9"]),
+    ):
+        found = conditions(read_runs(runs))
+        bars = drawn(figures.item_bars, found).get_legend_handles_labels()[1]
+        points = [text.get_text() for text in drawn(figures.frontier, found).texts]
+        for said in (bars, points):
+            assert [each for each in said if "individual" in each] == own
 
 
 def test_what_cannot_be_reported_is_one_line(tmp_path):

@@ -94,7 +94,7 @@ class Bootstrap:
         """
         from scipy.stats import norm, t
 
-        if n < 2:
+        if n < 2 or np.isnan(replicates).all():
             return Interval(value, np.nan, np.nan)
         tail = (1 - self.level) / 2
         tail = float(norm.cdf(np.sqrt(n / (n - 1)) * t.ppf(tail, n - 1)))

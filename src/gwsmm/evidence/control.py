@@ -92,14 +92,17 @@ class Control:
             count(sizes) <= self.plans
         ):
             return tuple(_ordered(each, names) for each in every(names, sizes)), True
-        return self._drawn(sizes, names), False
+        return self._drawn(_ordered(plan.groups, names), names), False
 
-    def _drawn(self, sizes: Sequence[int], names: Sequence[str]) -> tuple[Groups, ...]:
+    def _drawn(self, own: Groups, names: Sequence[str]) -> tuple[Groups, ...]:
+        sizes = sizes_of(own)
         random = np.random.default_rng(self.seed)
         found = dict[Groups, None]()
         groups = set[Group]()
         for _ in range(20 * self.plans):  # so that few plans are not drawn for ever
             plan = _ordered(drawn(names, sizes, random), names)
+            if plan == own:
+                continue
             needed = groups | {group for group in plan if len(group) > 1}
             if len(needed) > self.most or len(found) == self.plans:
                 break

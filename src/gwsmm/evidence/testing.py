@@ -20,16 +20,17 @@ def paired_t(one: Numbers, other: Numbers) -> float:
 def wilcoxon(one: Numbers, other: Numbers) -> float:
     """The p-value of differences [N] symmetric about zero, two-sided, by signed ranks.
 
-    Equal pairs are left out; exact where scipy has the exact distribution.
+    Equal pairs are left out; exact where scipy has the exact distribution. Differences within 1e-6
+    of one another are tied: figures are in single precision, which would tell them apart.
     """
     from scipy.stats import permutation_test, rankdata
     from scipy.stats import wilcoxon as signed_ranks
 
-    differences = (other - one)[other != one]
+    differences = _tied(other - one)
     if len(differences) < 2:  # either sign of one is as likely
         return 1.0
     if len(differences) > _FEW:
-        return float(signed_ranks(other, one).pvalue)
+        return float(signed_ranks(differences).pvalue)
 
     # As scipy does where ranks are tied, for all signs at once: hundreds of times faster.
     def statistic(signed: Numbers, axis: int) -> Numbers:
@@ -48,6 +49,16 @@ def wilcoxon(one: Numbers, other: Numbers) -> float:
 
 
 _FEW = 13  # differences, whose signs scipy enumerates where ranks are tied
+
+
+def _tied(differences: Numbers) -> Numbers:
+    """Signed numbers of the same order, equal where only rounding tells apart; without zeros."""
+    sizes = np.abs(differences)
+    order = np.argsort(sizes)
+    levels = np.empty_like(sizes)
+    levels[order] = np.cumsum(np.diff(sizes[order], prepend=0) > 1e-6)
+    found: Numbers = np.sign(differences) * levels
+    return found[levels > 0]
 
 
 def keeps(individual: Numbers, merged: Numbers, share: float) -> float:

@@ -1,5 +1,6 @@
 """Hierarchical clustering of the items by their distances."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Annotated, Literal
@@ -50,8 +51,13 @@ class Linkage:
             )
 
     def check(self, items: Sequence[Item]) -> None:
-        """Refuse more encoders than items, and fewer than groups of the largest size need."""
+        """Refuse more encoders than items, and fewer than one or than the largest groups need."""
         check_encoders(self.encoders, len(items))
+        if self.storage is not None and self.groups_of(len(items)) == 0:
+            raise InputError(
+                f"grouping.storage={self.storage}: not one encoder of {len(items)} fits into that: "
+                f"give at least {math.ceil(1000 / len(items)) / 1000}"
+            )
         wanted = self.groups_of(len(items))
         if wanted and self.largest and wanted * self.largest < len(items):
             raise InputError(
@@ -62,7 +68,7 @@ class Linkage:
     def groups_of(self, items: int) -> int | None:
         """How many groups of so many items remain; None: that hangs on the distances."""
         if self.storage is not None:
-            return max(1, int(self.storage * items + 1e-9))
+            return int(self.storage * items + 1e-9)
         return self.encoders
 
     def __call__(self, distances: Distances, candidates: Candidates) -> Plan:

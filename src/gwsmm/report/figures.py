@@ -61,11 +61,13 @@ def item_bars(axes: Axes, conditions: Sequence[Condition]) -> None:
     """Micro F1 per item: individual models, and what each run merged; a line for the majority."""
     first = conditions[0]
     names = first.names
-    bars = [("individual", first.scores("individual", "micro_f1"))]
     some = conditions[:_MOST]
+    own = _individual(some, lambda c: tuple(c.scores("individual", "micro_f1")))
+    bars = [(name, c.scores("individual", "micro_f1")) for name, c in own]
     bars += [(c.name or "merged", c.scores("merged", "micro_f1")) for c in some]
     width, x = 0.8 / len(bars), np.arange(len(names))
-    colours = [_GREY, *mpl.colormaps["viridis"](np.linspace(0.4, 0.9, len(bars) - 1))]
+    greys = mpl.colormaps["Greys"](np.linspace(0.35, 0.65, len(own))) if len(own) > 1 else [_GREY]
+    colours = [*greys, *mpl.colormaps["viridis"](np.linspace(0.4, 0.9, len(some)))]
     for i, (label, values) in enumerate(bars):
         axes.bar(x + (i + 0.5) * width - 0.4, values, width, label=label, color=colours[i])
     for at, value in zip(x, first.scores("majority", "micro_f1"), strict=True):
@@ -81,6 +83,18 @@ def item_bars(axes: Axes, conditions: Sequence[Condition]) -> None:
     axes.legend(
         fontsize=8, ncols=min(len(bars) + 1, columns), loc="lower center", bbox_to_anchor=(0.5, 1.0)
     )
+
+
+def _individual(
+    conditions: Sequence[Condition], alike: Callable[[Condition], tuple[float, ...]]
+) -> list[tuple[str, Condition]]:
+    """The individual models by name; those of most runs are the same, and count once."""
+    found = dict[tuple[float, ...], Condition]()
+    for condition in conditions:
+        found.setdefault(alike(condition), condition)
+    if len(found) == 1:
+        return [("individual", conditions[0])]
+    return [(f"individual: {c.name}", c) for c in found.values()]
 
 
 def dendrogram(axes: Axes, distances: Distances, plan: Plan) -> None:
@@ -119,8 +133,11 @@ def item_map(axes: Axes, distances: Distances, plan: Plan) -> None:
 
 def frontier(axes: Axes, conditions: Sequence[Condition]) -> None:
     """Micro F1 against the bytes that are kept, of individual and merged models."""
-    first = conditions[0]
-    points = [("individual", "before", first, "individual")]
+    own = _individual(
+        conditions,
+        lambda c: (c.storage("bytes_before"), *c.overall("individual", "micro_f1")),
+    )
+    points = [(name, "before", c, "individual") for name, c in own]
     points += [(c.name or "merged", "after", c, "merged") for c in conditions]
     at = [
         (c.storage(f"bytes_{when}") / 1e6, float(c.overall(model, "micro_f1").mean()))

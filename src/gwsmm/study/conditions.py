@@ -1,4 +1,4 @@
-"""Runs that differ in nothing but the seed are one condition."""
+"""Runs that differ in nothing but the experiment's seed are one condition."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -25,7 +25,7 @@ class Condition:
 
     Attributes:
         name: what was asked for and no other condition shares; empty for the only one.
-        settings: everything but seeds, by its name in the configuration.
+        settings: everything but the experiment's seed, by its name in the configuration.
         runs: one for each seed.
     """
 
@@ -80,7 +80,7 @@ def conditions(runs: Sequence[RunFolder]) -> list[Condition]:
     """
     found: dict[str, dict[int, RunFolder]] = {}
     for run in runs:
-        seeds = found.setdefault(json.dumps(_settings(run.config), sort_keys=True), {})
+        seeds = found.setdefault(json.dumps(_settings(run), sort_keys=True), {})
         other = seeds.setdefault(run.seed, run)
         if {**other.results, "name": ""} != {**run.results, "name": ""}:
             raise InputError(
@@ -90,15 +90,22 @@ def conditions(runs: Sequence[RunFolder]) -> list[Condition]:
     groups = [tuple(seeds[seed] for seed in sorted(seeds)) for seeds in found.values()]
     names = _names(groups)
     return [
-        Condition(name, _settings(group[0].config), group)
+        Condition(name, _settings(group[0]), group)
         for name, group in zip(names, groups, strict=True)
     ]
 
 
-def _settings(config: Mapping[str, object]) -> Settings:
-    """Every setting that can change a result, but for the seeds."""
-    flat = dict(_flat({k: v for k, v in config.items() if k not in _NOT_SCIENCE}))
-    return {name: value for name, value in flat.items() if name.split(".")[-1] != "seed"}
+def _settings(run: RunFolder) -> Settings:
+    """Every setting that can change a result, but for the experiment's seed and those it gives."""
+    flat = dict(_flat({k: v for k, v in run.config.items() if k not in _NOT_SCIENCE}))
+    asked = _asked(run).keys() - {"seed"}
+    return {n: value for n, value in flat.items() if n.split(".")[-1] != "seed" or n in asked}
+
+
+def _asked(run: RunFolder) -> dict[str, str]:
+    """What was given on the command line, by its name."""
+    given = (override.lstrip("+~").partition("=") for override in run.about["overrides"])
+    return {name: value for name, _, value in given}
 
 
 def _flat(node: object, at: str = "") -> list[tuple[str, str]]:
@@ -138,12 +145,12 @@ def _names(groups: Sequence[Sequence[RunFolder]]) -> list[str]:
 def axes(found: Sequence[Condition]) -> dict[str, list[Condition]]:
     """The ablations: per setting, the first condition and those that differ from it in it alone.
 
-    A choice of a strategy brings its own settings along: they count as one axis, the choice.
+    A choice, of a strategy or of an encoder, brings its own settings along: they count as one axis.
     """
     first, slices = found[0], dict[str, list[Condition]]()
     for other in found[1:]:
         changed = {
-            _axis(name, first.settings, other.settings)
+            _axis(name, first, other)
             for name in first.settings.keys() | other.settings.keys()
             if first.settings.get(name) != other.settings.get(name)
         }
@@ -152,7 +159,9 @@ def axes(found: Sequence[Condition]) -> dict[str, list[Condition]]:
     return slices
 
 
-def _axis(name: str, first: Settings, other: Settings) -> str:
+def _axis(name: str, first: Condition, other: Condition) -> str:
     choice = name.split(".")[0]
     target = f"{choice}._target_"
-    return choice if first.get(target) != other.get(target) else name
+    made = [each.settings.get(target) for each in (first, other)]
+    asked = [_asked(each.runs[0]).get(choice) for each in (first, other)]
+    return choice if made[0] != made[1] or asked[0] != asked[1] else name
