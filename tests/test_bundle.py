@@ -92,10 +92,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return made
 
 
-def bundled(done: tuple[Experiment, Run], out: Path) -> Bundle:
+def bundled(done: tuple[Experiment, Run], out: Path, device: str = "cpu") -> Bundle:
     experiment, found = done
     return write_bundle(
-        out, found, encoder=experiment.encoder, private=experiment.private, device="cpu"
+        out, found, encoder=experiment.encoder, private=experiment.private, device=device
     )[0]
 
 
@@ -312,9 +312,18 @@ def test_a_bundle_without_a_graph_is_scored_by_torch(done, made, copied):
     assert len(score()) == len(rows())
 
 
-@pytest.mark.parametrize("what", ["fails", "deviates", "cannot be loaded", "cannot be run"])
+@pytest.mark.parametrize(
+    ("what", "device"),
+    [
+        ("fails", "cpu"),
+        ("deviates", "cpu"),
+        ("cannot be loaded", "cpu"),
+        ("cannot be run", "cpu"),
+        ("deviates", "cpu:0"),  # as on a GPU: torch scores there, and the graph elsewhere
+    ],
+)
 def test_an_encoder_without_a_right_graph_is_bundled_without_one(
-    done, made, tmp_path, monkeypatch, caplog, what
+    done, made, tmp_path, monkeypatch, caplog, what, device
 ):
     def wrong(encoder: Encoder, path: Path) -> str | None:
         if what == "fails":
@@ -331,7 +340,7 @@ def test_an_encoder_without_a_right_graph_is_bundled_without_one(
     monkeypatch.setattr(tracing, "write_graph", wrong)
     if what == "cannot be run":
         monkeypatch.setattr(InferenceSession, "run", fails)
-    bundle = bundled(done, tmp_path / "bundle")
+    bundle = bundled(done, tmp_path / "bundle", device)
     assert isinstance(bundle.runner, Torch)
     assert not (bundle.folder / GRAPH).exists()
     (line,) = [
@@ -399,6 +408,15 @@ def test_every_kind_of_table_is_read_and_both_are_written(copied, ending):
         np.testing.assert_array_equal(kept[f"{label} probability"].to_numpy(), values)
         np.testing.assert_array_equal(written[f"{label} probability"].astype("f4"), values)
     assert not list(Path().glob(".*"))
+
+
+@pytest.mark.parametrize("meta", [{}, [{}], {"a": [{}]}], ids=str)
+def test_objects_without_a_field_are_text_in_parquet(copied, meta):
+    table = [{"item": item, "text": text, "meta": meta} for _, item, text in rows()[:2]]
+    Path("two.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table))
+    ended = gwsmm("score", "bundle", "two.jsonl", "--out", "out.parquet")
+    assert (ended.code, ended.err) == (0, "")
+    assert list(pd.read_parquet("out.parquet")["meta"]) == [str(meta)] * 2
 
 
 def edit_manifest(change: Callable[[dict], None]) -> None:

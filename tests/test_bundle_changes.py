@@ -17,9 +17,10 @@ import pytest
 import yaml
 from little import COMMAND, CONF, NAMES, TINY, answers, gwsmm, read_json, write_items, write_table
 
-from gwsmm.bundle import sealing
+from gwsmm.bundle import joining, sealing
 from gwsmm.bundle.joining import nearest
-from gwsmm.types import Distances, Plan
+from gwsmm.cli import add as cli_add
+from gwsmm.types import Distances
 
 *OLD, NEW = NAMES
 PAIR = [[NAMES[0], NAMES[2]], [NAMES[1]]]
@@ -275,9 +276,8 @@ def test_the_nearest_group_is_that_of_the_least_mean_distance():
     values = np.zeros((5, 5))
     values[4, :4] = values[:4, 4] = [1, 8, 2, 6]
     distances = Distances(names, values, "GW loss", {})
-    plan = Plan((("a", "b"), ("c", "d")), "")
-    assert nearest(plan, distances, "new") == (("c", "d"), 4.0)
-    assert nearest(Plan((("a", "b"), ("c",), ("d",)), ""), distances, "new") == (("c",), 2.0)
+    assert nearest((("a", "b"), ("c", "d")), distances, "new") == (("c", "d"), 4.0)
+    assert nearest((("a", "b"), ("c",), ("d",)), distances, "new") == (("c",), 2.0)
 
 
 def test_several_come_one_after_the_other(world, tmp_path):
@@ -295,6 +295,25 @@ def test_several_come_one_after_the_other(world, tmp_path):
     assert [each["item"] for each in read_json(tmp_path / "3" / "added.json")] == [NAMES[3]]
     stay = [NAMES[0], NAMES[1], NAMES[3]]
     assert scores(tmp_path / "3", tmp_path, stay) == scores(tmp_path / "2", tmp_path, stay)
+
+
+def test_what_stands_on_the_pretrained_encoder_shares_no_encoder_of_one_item(
+    world, tmp_path, monkeypatch
+):
+    coded = ("private=svd", "private.base=pretrained", "private.rank=1", "private.bits=2")
+    old, every = world.bundle(tmp_path / "0", *coded), world.alone(*coded)
+    for at, name in enumerate(NAMES[1:3]):
+        said("remove", old, name, tmp_path / f"{at + 1}")
+        old = tmp_path / f"{at + 1}"
+    among, choose = [], joining.nearest
+    monkeypatch.setattr(
+        joining, "nearest", lambda groups, *rest: among.append(groups) or choose(groups, *rest)
+    )
+    monkeypatch.setattr(cli_add, "_share", float)
+    for name, tolerance, decided in ((NAMES[2], -1, "of its own"), (NAMES[3], 1, "shares")):
+        assert decided in said("add", old, every, name, tmp_path / name, f"--tolerance={tolerance}")
+        old = tmp_path / name
+    assert among == [((NAMES[0],),)] * 2
 
 
 # Who leaves

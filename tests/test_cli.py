@@ -91,6 +91,15 @@ SEEDS = "split.seed=0 features.seed=0 distance.seed=0 stability.seed=0 evidence.
         ("grouping.encoders=null", "give one of `encoders`, `threshold` and `storage`"),
         ("grouping.encoders=9", r"grouping\.encoders=9: there are only 3 items.*at most 3"),
         ("merge.base=aples", r"merge\.base=aples: there is no such item.*apples"),
+        (
+            "merge=dare_ties merge.then.base=aples",
+            r"merge\.then\.base=aples: there is no such item.*apples",
+        ),
+        (
+            "merge=distill merge.recipe.frozen_layers=9",
+            r"merge\.recipe\.frozen_layers=9: .*2 layers",
+        ),
+        ("private=last_layers private.layers=7", r"private\.layers=7: the encoder has 2 layers"),
         ("features=hidden features.layer=-9", r"features\.layer=-9: the encoder has 2 layers"),
         ("encoder=custom", r"encoder\.model: this setting has no default"),
         ("encoder.model=./nowhere", r"encoder\.model=\./nowhere: there is no such folder"),

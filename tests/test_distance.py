@@ -381,6 +381,14 @@ def test_a_screen_leaves_out_only_what_its_bounds_exclude_or_says_so(configured,
         assert not found.converged.all()
 
 
+def test_half_samples_in_which_all_items_are_equally_far_apart_have_no_ranks():
+    names, square = ("a", "b", "c"), np.zeros((3, 3))
+    ranked, flat = [[1.0, 2, 3], [3.0, 2, 1]], [[1.0, 2, 3], [0.0, 0, 0]]
+    for halves, found in (([flat], None), ([flat, ranked], [-1])):
+        which = Distances(names, square, "GW loss", {}, np.array(halves)).stability
+        np.testing.assert_equal(which, found)
+
+
 def test_half_samples_of_the_same_items_agree_and_of_noise_do_not(configured, tmp_path):
     distance = configured("distance", "distance=gw_slb")  # the cheapest
     stability = Stability(repeats=2, size=100, seed=0)

@@ -220,7 +220,7 @@ def test_the_last_layers_are_found_in_every_architecture(kept, shared):
 
 
 def test_more_layers_than_there_are_cannot_be_kept():
-    with pytest.raises(InputError, match=r"private\.layers"):
+    with pytest.raises(InputError, match=r"^private\.layers=3: the encoder has 2 layers"):
         LastLayers(layers=3, pooler="own").encode(state(0), [state(1)], no_loss)
 
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol, runtime_checkable
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -292,3 +292,15 @@ class Encoder:
                 "where there is a network and give its folder: encoder.model=/path/to/folder; "
                 "encoder=minilm needs no network"
             ) from error
+
+
+@runtime_checkable
+class Layered(Protocol):
+    """A strategy that asks for so many layers."""
+
+    def check(self, encoder: Encoder) -> None:
+        """Refuse, before any work, an encoder that has too few.
+
+        Raises:
+            InputError: it has.
+        """

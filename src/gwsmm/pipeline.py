@@ -10,6 +10,7 @@ from gwsmm.artefact import Absent, Artefact, Member, Scorer
 from gwsmm.assembly import Assembly
 from gwsmm.comparing import compared, halved, matrix, measured
 from gwsmm.dryrun import DryExperiment, Forecast, unmeasured
+from gwsmm.encoder import Layered
 from gwsmm.evaluate import Evaluation, Tested
 from gwsmm.experiment import Experiment
 from gwsmm.features import check_layer
@@ -105,6 +106,9 @@ def prepare(x: Experiment, *, ask: bool = True) -> tuple[Item, ...]:
         x.grouping.check(items)
     check_base(x.merge, names)
     check_frozen(x.finetune.training, x.encoder, "finetune")
+    for part in (x.merge, x.private):
+        if isinstance(part, Layered):
+            part.check(x.encoder)
     check_layer(x.features, x.encoder)
     _ = x.encoder.digest  # finds the model, and reads its files once for all workers
     return items

@@ -201,12 +201,16 @@ class Distances:
 
     @property
     def stability(self) -> NDArray[np.float64] | None:
-        """Rank correlation of the two halves, by repetition; None: not measured."""
+        """Rank correlation of the two halves, by repetition in which there is one; None: in none.
+
+        Where all pairs are equally far apart there are no ranks.
+        """
         from scipy.stats import spearmanr
 
-        if self.halves is None:
+        ranked = [] if self.halves is None else [h for h in self.halves if np.ptp(h, axis=1).all()]
+        if not ranked:
             return None
-        return np.array([float(spearmanr(one, other).statistic) for one, other in self.halves])
+        return np.array([float(spearmanr(one, other).statistic) for one, other in ranked])
 
     def violations(self) -> int:
         """How many triples of items break the triangle inequality; of a loss, its root is meant."""

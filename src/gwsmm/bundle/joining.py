@@ -20,6 +20,7 @@ from gwsmm.bundle.changing import Old
 from gwsmm.bundle.writing import group_place
 from gwsmm.evaluate import Evaluation, Tested, load_scores, validated
 from gwsmm.experiment import Experiment
+from gwsmm.private.private import PrivateTrunk
 from gwsmm.results import Outcome, Run, outcome
 from gwsmm.store import Key
 from gwsmm.types import Distances, InputError, Item, Plan
@@ -55,7 +56,16 @@ def placed(old: Old, x: Experiment, run: Run, name: str, tolerance: float) -> Pl
     Raises:
         InputError: the run shares poolers and the nearest group does not; a file is damaged.
     """
-    group, distance = nearest(old.plan, run.distances, name)
+    groups = old.plan.groups
+    if isinstance(x.private, PrivateTrunk) and "merged" not in x.private.bases:
+        # What stands on the pretrained encoder shares it, and not what an item keeps for itself.
+        groups = tuple(each for each in groups if place_of(old, each) == "pretrained")
+        if not groups:
+            raise InputError(
+                f"{old.folder}: no item is left that stands on the pretrained encoder, as "
+                f"{name!r} would: bundle the run anew"
+            )
+    group, distance = nearest(groups, run.distances, name)
     place = place_of(old, group)
     member = next(each for each in run.members if each.item.name == name)
     found = next(each for each in run.outcomes if each.item.name == name)
@@ -88,12 +98,14 @@ def placed(old: Old, x: Experiment, run: Run, name: str, tolerance: float) -> Pl
     )
 
 
-def nearest(plan: Plan, distances: Distances, name: str) -> tuple[tuple[str, ...], float]:
+def nearest(
+    groups: Sequence[tuple[str, ...]], distances: Distances, name: str
+) -> tuple[tuple[str, ...], float]:
     """The group at the least mean distance between the item and the group's items, and this."""
     row = dict(zip(distances.names, distances.values[distances.names.index(name)], strict=True))
-    means = [float(np.mean([row[other] for other in group])) for group in plan.groups]
+    means = [float(np.mean([row[other] for other in group])) for group in groups]
     best = int(np.argmin(means))
-    return plan.groups[best], means[best]
+    return groups[best], means[best]
 
 
 def place_of(old: Old, group: tuple[str, ...]) -> str:

@@ -5,6 +5,7 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -210,11 +211,16 @@ def _write_parquet(path: Path, columns: dict[str, list[Cell]]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    def writable(kind: pa.DataType) -> bool:
+        within = [kind.field(i).type for i in range(kind.num_fields)]
+        return all(map(writable, within)) and bool(within or not pa.types.is_struct(kind))
+
     def array(cells: list[Cell]) -> object:
-        try:
-            return pa.array(cells)
         # JSON lines may mix types in a column, and hold in a list what no text can
-        except (pa.ArrowException, OverflowError, UnicodeEncodeError):
-            return pa.array([None if cell is None else str(cell) for cell in cells])
+        with suppress(pa.ArrowException, OverflowError, UnicodeEncodeError):
+            found = pa.array(cells)
+            if writable(found.type):  # parquet has no objects without a field
+                return found
+        return pa.array([None if cell is None else str(cell) for cell in cells])
 
     pq.write_table(pa.table({name: array(cells) for name, cells in columns.items()}), path)

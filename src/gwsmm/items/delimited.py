@@ -13,7 +13,7 @@ from gwsmm.types import InputError
 # every platform takes.
 csv.field_size_limit(2**31 - 1)
 
-REMEDY = "or set quoting=false if quotes are plain characters"
+REMEDY = "or with items=table set items.quoting=false if quotes are plain characters"
 
 
 def delimited(

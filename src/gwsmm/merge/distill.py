@@ -9,6 +9,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from gwsmm.artefact import State
+from gwsmm.encoder import Encoder
 from gwsmm.merge.learning import Learners
 from gwsmm.merge.merging import Merge
 from gwsmm.recipe import Recipe, Settled, Trainer, check_frozen
@@ -76,12 +77,15 @@ class Distill:
         """That of the merge to start from."""
         return self.start.base
 
+    def check(self, encoder: Encoder) -> None:
+        """Refuse to freeze more layers than there are."""
+        check_frozen(self.recipe, encoder, "merge.recipe")
+
     def learn(self, learners: Learners) -> State:
         """Train the shared encoder; see `LearnedMerge`."""
         from gwsmm.merge.lesson import Responses, taught
         from gwsmm.merge.student import student_of
 
-        check_frozen(self.recipe, learners.encoder, "merge.recipe")
         group = learners.sorted_by_name()
         start, responses = group.merged_by(self.start), Responses.of(group)
         lesson = taught(group, responses, lambda done: group.tick(_READING * done))

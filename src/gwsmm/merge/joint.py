@@ -6,6 +6,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from gwsmm.artefact import State
+from gwsmm.encoder import Encoder
 from gwsmm.merge.learning import Learners
 from gwsmm.merge.merging import PRETRAINED
 from gwsmm.recipe import Settled, check_frozen
@@ -39,6 +40,10 @@ class Joint:
     recipe: Settled
     seed: Annotated[int, Field(ge=0)]
 
+    def check(self, encoder: Encoder) -> None:
+        """Refuse to freeze more layers than there are."""
+        check_frozen(self.recipe, encoder, "merge.recipe")
+
     def learn(self, learners: Learners) -> State:
         """Train the shared encoder; see `LearnedMerge`."""
         import torch
@@ -47,7 +52,6 @@ class Joint:
         from gwsmm.merge.student import soft_loss, student_of
         from gwsmm.scoring import train
 
-        check_frozen(self.recipe, learners.encoder, "merge.recipe")
         group = learners.sorted_by_name()
         responses = Responses.of(group)
         labels = responses.labels(group)

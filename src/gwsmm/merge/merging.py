@@ -1,7 +1,7 @@
 """The stage that merges one group, and what a merge strategy is."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol, runtime_checkable
 
@@ -94,10 +94,11 @@ def group_for(merge: Based, members: Sequence[Member], everyone: Sequence[Member
     for member in members:
         if member.item.name == merge.base:
             return Group(tuple(members), member)
+    setting = _where(merge)
     raise InputError(
-        f"merge.base={merge.base}: this item is no member of the group "
+        f"{setting}={merge.base}: this item is no member of the group "
         f"{', '.join(member.item.name for member in members)}, whose encoder would be pulled "
-        f"towards it; give merge.base={PRETRAINED}, or merge=published for the authors' merge"
+        f"towards it; give {setting}={PRETRAINED}, or merge=published for the authors' merge"
     )
 
 
@@ -109,9 +110,18 @@ def check_base(merge: Based, names: Sequence[str]) -> None:
     """
     if merge.base not in (PRETRAINED, GROUP_MEAN, FIRST_ITEM, *names):
         raise InputError(
-            f"merge.base={merge.base}: there is no such item; give {PRETRAINED}, {GROUP_MEAN} or "
-            "one of " + ", ".join(names)
+            f"{_where(merge)}={merge.base}: there is no such item; give {PRETRAINED}, {GROUP_MEAN} "
+            "or one of " + ", ".join(names)
         )
+
+
+def _where(merge: Based) -> str:
+    """The setting of the base: of the merge itself, or of one that it hands it on to."""
+    setting = "merge"
+    while "base" not in (names := [field.name for field in fields(merge)]):  # type: ignore[arg-type]
+        inner = next(name for name in names if hasattr(getattr(merge, name), "base"))
+        setting, merge = f"{setting}.{inner}", getattr(merge, inner)
+    return f"{setting}.base"
 
 
 @dataclass(frozen=True, kw_only=True)

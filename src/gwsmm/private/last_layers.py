@@ -8,6 +8,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from gwsmm.artefact import State
+from gwsmm.encoder import Encoder
 from gwsmm.private.private import Base, Pooler, shared_parts
 from gwsmm.types import STRICT, InputError
 
@@ -40,6 +41,16 @@ class LastLayers:
         """The trunk, and the pooler if it is shared."""
         return shared_parts(self.pooler)
 
+    def check(self, encoder: Encoder) -> None:
+        """Refuse to keep more layers than there are."""
+        self._check(encoder.layers)
+
+    def _check(self, layers: int) -> None:
+        if self.layers > layers:
+            raise InputError(
+                f"private.layers={self.layers}: the encoder has {layers} layers; give at most that"
+            )
+
     def encode(
         self, member: State, bases: Sequence[State], loss: Callable[[State], float]
     ) -> State:
@@ -48,7 +59,9 @@ class LastLayers:
         Raises:
             InputError: the encoder has fewer layers.
         """
-        own = _from_layer(member, _depth(member) - self.layers)
+        depth = _depth(member)
+        self._check(depth)
+        own = _from_layer(member, depth - self.layers)
         return {name: member[name].to(bases[0][name].dtype) for name in own}
 
     def decode(self, code: State, bases: Sequence[State]) -> State:
@@ -63,7 +76,5 @@ def _depth(names: Iterable[str]) -> int:
 
 def _from_layer(names: Iterable[str], first: int) -> list[str]:
     """The names of the tensors from this layer on."""
-    if first < 0:
-        raise InputError("private.layers: the encoder has fewer layers; give at most as many")
     found = ((name, _LAYER.search(name)) for name in names)
     return [name for name, at in found if (int(at[1]) >= first if at else _ABOVE in name)]
