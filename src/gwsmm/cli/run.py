@@ -110,9 +110,11 @@ def _job(cfg: DictConfig) -> object:
         _end_job(error)
     try:
         with _logged(folder), writing(folder, "hydra.run.dir"):
-            return conduct(cfg, experiment, items, folder)
+            worth, show = conduct(cfg, experiment, items, folder)
     except InputError as error:
         _end_job(error)
+    show()
+    return worth
 
 
 def _end_job(error: Exception) -> NoReturn:
