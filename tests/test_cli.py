@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,25 @@ def test_a_folder_in_which_another_process_is_at_work_is_left_alone(data, severa
     assert line.startswith(f"gwsmm: {folder.resolve()}: another process is at work in this folder")
     assert (folder / "run.log").read_text() == "what the other says\n"
     assert not Path("outputs/store").exists()
+
+
+@pytest.mark.parametrize("where", ["run", "sweep"])
+def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(monkeypatch, where):
+    second = datetime(2026, 1, 2, 3, 4, 5)
+    times = iter([second.replace(microsecond=6), second.replace(microsecond=7)])
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls) -> datetime:
+            return next(times)
+
+    monkeypatch.setattr("hydra.core.utils.datetime", Clock)
+    folders = []
+    for _ in range(2):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose("config", overrides=["name=mine"], return_hydra_config=True)
+        folders.append(config.hydra[where].dir)
+    assert folders == [f"outputs/runs/2026-01-02_03-04-05-00000{last}_mine" for last in (6, 7)]
 
 
 def test_two_processes_never_write_the_same_part_of_a_file(tmp_path, monkeypatch):
