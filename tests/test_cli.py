@@ -385,6 +385,41 @@ def test_the_composed_configuration_is_printed_and_nothing_is_run(tmp_path):
     assert list(tmp_path.rglob("*")) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["seed=3", "--cfg", "job", "name=x"], "^seed: 3$"),
+        (["seed=3", "-c", "job", "name=x", "-p", "merge"], "^density: "),
+        (["seed=3", "--resolve", "name=x", "--cfg=job"], "^seed: 3$"),
+        (["seed=3", "-cn", "config", "name=x", "-cd", ".", "-c", "job"], "^seed: 3$"),
+        (["seed=3", "-i", "name=x"], r"^name: x\nseed: 3$"),
+        (["seed=3", "--info", "defaults", "name=x"], "Defaults List"),
+        (["seed=3", "name=x", "-i"], "Defaults List"),
+        (["seed=3", "--help"], "gwsmm run"),
+    ],
+    ids=" ".join,
+)
+def test_flags_stand_anywhere(tmp_path, monkeypatch, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    ended = gwsmm("run", *arguments)
+    assert (ended.code, ended.err) == (0, "")
+    assert re.search(says, ended.out, re.M), ended.out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--foo seed=1", "there is no flag --foo; see"),
+        ("--cfg", "--cfg/-c: expected one argument"),
+        ("--cfg=jbo", "--cfg/-c: invalid choice: 'jbo'"),
+    ],
+)
+def test_a_flag_that_there_is_not_is_refused_in_one_line(tmp_path, monkeypatch, flags, says):
+    monkeypatch.chdir(tmp_path)
+    refused("experiment=tiny", *flags.split(), says=says)
+
+
 # The configuration
 
 
