@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -168,6 +169,25 @@ def test_a_folder_in_which_another_process_is_at_work_is_left_alone(data, severa
     assert line.startswith(f"gwsmm: {folder.resolve()}: another process is at work in this folder")
     assert (folder / "run.log").read_text() == "what the other says\n"
     assert not Path("outputs/store").exists()
+
+
+@pytest.mark.parametrize("where", ["run", "sweep"])
+def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(monkeypatch, where):
+    second = datetime(2026, 1, 2, 3, 4, 5)
+    times = iter([second.replace(microsecond=6), second.replace(microsecond=7)])
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls) -> datetime:
+            return next(times)
+
+    monkeypatch.setattr("hydra.core.utils.datetime", Clock)
+    folders = []
+    for _ in range(2):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose("config", overrides=["name=mine"], return_hydra_config=True)
+        folders.append(config.hydra[where].dir)
+    assert folders == [f"outputs/runs/2026-01-02_03-04-05-00000{last}_mine" for last in (6, 7)]
 
 
 def test_two_processes_never_write_the_same_part_of_a_file(tmp_path, monkeypatch):
@@ -372,6 +392,41 @@ def test_the_composed_configuration_is_printed_and_nothing_is_run(tmp_path):
     assert shown["merge"]["density"] == 0.25
     assert shown["_target_"] == "gwsmm.experiment.Experiment"
     assert list(tmp_path.rglob("*")) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["seed=3", "--cfg", "job", "name=x"], "^seed: 3$"),
+        (["seed=3", "-c", "job", "name=x", "-p", "merge"], "^density: "),
+        (["seed=3", "--resolve", "name=x", "--cfg=job"], "^seed: 3$"),
+        (["seed=3", "-cn", "config", "name=x", "-cd", ".", "-c", "job"], "^seed: 3$"),
+        (["seed=3", "-i", "name=x"], r"^name: x\nseed: 3$"),
+        (["seed=3", "--info", "defaults", "name=x"], "Defaults List"),
+        (["seed=3", "name=x", "-i"], "Defaults List"),
+        (["seed=3", "--help"], "gwsmm run"),
+    ],
+    ids=" ".join,
+)
+def test_flags_stand_anywhere(tmp_path, monkeypatch, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    ended = gwsmm("run", *arguments)
+    assert (ended.code, ended.err) == (0, "")
+    assert re.search(says, ended.out, re.M), ended.out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--foo seed=1", "there is no flag --foo; see"),
+        ("--cfg", "--cfg/-c: expected one argument"),
+        ("--cfg=jbo", "--cfg/-c: invalid choice: 'jbo'"),
+    ],
+)
+def test_a_flag_that_there_is_not_is_refused_in_one_line(tmp_path, monkeypatch, flags, says):
+    monkeypatch.chdir(tmp_path)
+    refused("experiment=tiny", *flags.split(), says=says)
 
 
 # The configuration

@@ -205,3 +205,24 @@ def test_the_command_says_what_is_to_do_and_leaves_nothing(data, tmp_path, monke
     assert ended.code == 2
     assert "there are only 3 items" in ended.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_search_is_refused_at_once(tmp_path, monkeypatch):
+    pytest.importorskip("optuna", reason="pip install 'gwsmm[optuna]'")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("gwsmm.cli.run.build", lambda _: pytest.fail("a job was begun"))
+    for given in (["experiment=sweep_merge"], ["-m", "hydra/sweeper=optuna", "seed=1,2"]):
+        ended = gwsmm("run", "--dry-run", *given)
+        assert (ended.code, ended.out) == (2, "")
+        (line,) = ended.err.splitlines()
+        assert re.search("--dry-run: .*OptunaSweeper chooses its jobs by .* hydra.mode=RUN", line)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("other", [["--cfg", "job"], ["-i"], ["--help"]], ids=" ".join)
+def test_what_runs_nothing_is_no_dry_run(other):
+    for given in ([*other, "--dry-run"], ["-m", "--dry-run", "merge=ties,average", *other]):
+        ended = gwsmm("run", *TINY, *given)
+        assert (ended.code, ended.out) == (2, "")
+        (line,) = ended.err.splitlines()
+        assert re.match("gwsmm: gwsmm run: --dry-run and --.*: give one of the two", line)

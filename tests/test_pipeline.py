@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 from little import (
+    COMMAND,
     MODELS,
     NAMES,
     TINY,
@@ -26,6 +28,8 @@ from little import (
 )
 from matplotlib.image import imread
 from sklearn.metrics import accuracy_score, f1_score
+
+from gwsmm.logbook import standing
 
 METRICS = ("micro_f1", "macro_f1", "exact_match", "label_accuracy")
 FILES = {
@@ -283,6 +287,19 @@ def test_the_summary_shows_the_table_the_plan_and_where_the_files_are(world, fir
         assert "{" + ", ".join(group) + "}" in ended.out
     assert f"Files: {folder}" in ended.out
     assert "Next:" in ended.out
+
+
+def test_a_run_whose_output_nobody_reads_has_finished(world, first):
+    folder = world.root / "runs" / "unread"
+    command = [COMMAND, "run", *TINY, TWO, *world.where(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+    assert process.returncode == 1
+    assert all(line.startswith(b"WARNING: ") for line in said.splitlines())
+    assert {path.name for path in folder.iterdir()} == FILES
+    assert "failed" not in (folder / "run.log").read_text()
+    assert standing(folder).state == "finished"
 
 
 def test_nothing_but_tensors_and_json_is_kept(world, first):

@@ -226,6 +226,11 @@ def test_a_search_that_is_killed_goes_on_with_the_same_trials(place):
     [
         ("objective=off", "objective=off: a search goes by an objective"),
         ("merge.densty=interval(0,1)", r"merge.densty: there is no such setting; did you mean"),
+        ("merge.density=tag(log,interval(0,0.9))", "merge.density=tag(log,interval(0,0.9)): "),
+        ("merge.density=interval(0.9,0.1)", "merge.density=interval(0.9,0.1): cannot be searched"),
+        ("merge.density=interval(0,inf)", "(0,inf): cannot be searched: both ends of an interval"),
+        ("merge.density=range(0.5,0.5)", "(0.5,0.5): cannot be searched: there is no value"),
+        ("hydra.sweeper.params=foo", "hydra.sweeper.params=foo: these are settings by their names"),
         ("hydra.sweeper.trials=0", "trials=0: Input should be greater"),
         ("hydra.sweeper.sampler=tpee", "sampler='tpee'"),
     ],

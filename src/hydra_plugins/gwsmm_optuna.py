@@ -72,6 +72,7 @@ class OptunaSweeper(Sweeper):
         objective = self._objective()
         swept = self.swept(arguments)
         self.check(swept)
+        space = {key: distribution(each) for key, each in swept.items()}
         folder = Path(self.master.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.master, folder / "multirun.yaml")
@@ -86,13 +87,19 @@ class OptunaSweeper(Sweeper):
             },
         }
         with opened(self.search, folder, objective.directions, about) as study:
-            space = {key: distribution(each) for key, each in swept.items()}
             while trials := study.ask():
                 self._try(study, [(each, self.overrides(each, space)) for each in trials])
                 study.write(folder, self.fixed)
 
     def swept(self, arguments: Sequence[str]) -> dict[str, Override]:
         """What is searched, by its name; what is given and not searched is kept for all trials."""
+        from gwsmm.types import InputError
+
+        if not isinstance(self.params, Mapping):
+            raise InputError(
+                f"hydra.sweeper.params={self.params}: these are settings by their names; on the "
+                "command line give e.g. 'merge.density=interval(0.1,0.9)' by itself"
+            )
         given = [f"{key}={_written(value)}" for key, value in self.params.items()]
         parsed = OverridesParser.create(self.loader).parse_overrides([*given, *arguments])
         by_key = {each.get_key_element(): each for each in parsed}  # the last one counts

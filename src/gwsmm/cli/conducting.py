@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Show = Callable[[], None]
+
 _MOST_REPAIRS = 20  # a disk that spoils more than this is not to be gone on with
 _HINTS = (
     "Next: {gwsmm} run grouping.encoders=4              another number of encoders",
@@ -36,8 +38,11 @@ _HINTS = (
 
 def conduct(
     cfg: DictConfig, experiment: "Experiment", items: "Sequence[Item]", folder: Path
-) -> object:
+) -> tuple[object, Show]:
     """Run one experiment, fill its folder, and return what its objective makes of it.
+
+    Beside that what shows the run, to be called when all is written and said: whoever reads the
+    output may go away before its end, and the run has finished nevertheless.
 
     A folder that holds the same run, finished, stays as it is. What turns out to be damaged in the
     store was set aside and is computed anew.
@@ -55,7 +60,7 @@ def conduct(
 
 def _conducted(
     cfg: DictConfig, experiment: "Experiment", items: "Sequence[Item]", folder: Path
-) -> object:
+) -> tuple[object, Show]:
     from gwsmm import __version__
     from gwsmm.measuring import measured
     from gwsmm.objective.objective import returned
@@ -74,15 +79,20 @@ def _conducted(
         "scoring": costs(found.outcomes),
         **({"objective": goal.told()} if goal else {}),
     }
+    show: Show = _nothing
     if _stands(folder, found.results, about):
         log.info("finished before, and nothing has changed: %s", folder)
     else:
-        _fill(folder, config, experiment, items, found, about)
+        show = _fill(folder, config, experiment, items, found, about)
         seconds = round(time.monotonic() - started, 1)
         write_json(folder / "keys.json", keys_content(items, experiment.kept))
         write_json(folder / "run.json", about | {"seconds": seconds})
         log.info("finished in %.0f s: %s", seconds, folder)
-    return returned(goal, experiment.objective.directions) if goal else None
+    return returned(goal, experiment.objective.directions) if goal else None, show
+
+
+def _nothing() -> None:
+    """Show nothing: a run that had finished before, or a job of a multirun."""
 
 
 def _write_config(folder: Path, config: str) -> None:
@@ -110,8 +120,8 @@ def _fill(
     items: "Sequence[Item]",
     found: "Run",
     about: Mapping[str, object],
-) -> None:
-    """Write all files of a run, show it, and track it.
+) -> Show:
+    """Write all files of a run, track it, and return what shows it.
 
     A job of a multirun has no page, which `gwsmm report` draws, and pictures only if they are
     tracked.
@@ -129,8 +139,6 @@ def _fill(
     several = HydraConfig.get().mode == RunMode.MULTIRUN
     pictures = not several or experiment.tracker.pictures
     tables = write_report(folder, here, page=not several, pictures=pictures)
-    if not several:
-        summary(folder, here, tables["performance"], _hints())
     # last, as it may wait for a service that does not answer
     experiment.tracker(
         Finished(
@@ -153,6 +161,9 @@ def _fill(
             ),
         )
     )
+    if several:
+        return _nothing
+    return partial(summary, folder, here, tables["performance"], _hints())
 
 
 def _hints() -> list[str]:

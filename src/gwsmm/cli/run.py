@@ -6,18 +6,22 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from gwsmm.cli.composing import CONF, build, check_choices, refuse, settings
 from gwsmm.cli.conducting import conduct
 from gwsmm.cli.explain import explain, is_users
+from gwsmm.cli.parsing import OneLine
 from gwsmm.disk import writing
 from gwsmm.logbook import LOCK
 from gwsmm.store import claimed
@@ -29,18 +33,20 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DRY = "--dry-run"
+# flags of Hydra that compose no job to be run
+_INSTEAD = ("cfg", "info", "help", "hydra_help", "shell_completion", "experimental_rerun")
 
 
 def run_command(arguments: Sequence[str]) -> None:
     """Run the experiment or experiments that the arguments compose; ends with 2 on bad input."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, who say them in one line
-    dry = DRY in arguments
+    dry, flags, overrides = _parsed(arguments)
     try:
-        check_choices([each for each in arguments if "=" in each and not each.startswith("-")])
+        check_choices([each for each in overrides if "=" in each])
         if dry:
-            _dry_run([each for each in arguments if each != DRY])
+            _dry_run(flags, overrides)
         else:
-            _hydra(_job, arguments)
+            _hydra(_job, flags, overrides)
     except Exception as error:
         if not is_users(error):
             raise
@@ -51,42 +57,73 @@ def run_command(arguments: Sequence[str]) -> None:
         raise SystemExit(130) from None
 
 
-def _hydra(job: Callable[[DictConfig], object], arguments: Sequence[str]) -> None:
+def _parsed(arguments: Sequence[str]) -> tuple[bool, list[str], list[str]]:
+    """Whether it is a dry run, the flags for Hydra with their values, and the overrides.
+
+    Hydra reads flags only before the first override; our users may put them anywhere.
+    """
+    parser = OneLine(
+        prog="gwsmm run", add_help=False, allow_abbrev=False, parents=[get_args_parser()]
+    )
+    parser.add_argument(DRY, action="store_true")
+    # what stands behind this flag is its value, or else an override
+    told = [
+        "--info=all" if each in ("--info", "-i") and "=" in after else each
+        for each, after in pairwise([*arguments, ""])
+    ]
+    given, rest = parser.parse_known_intermixed_args(told)
+    if rest:
+        parser.error(f"there is no flag {rest[0]}")
+    for name in _INSTEAD if given.dry_run else ():
+        if getattr(given, name):
+            parser.error(f"{DRY} and --{name.replace('_', '-')}: give one of the two")
+    flags = [each for each in told if each not in (DRY, *given.overrides)]
+    return given.dry_run, flags, given.overrides
+
+
+def _hydra(
+    job: Callable[[DictConfig], object], flags: Sequence[str], overrides: Sequence[str]
+) -> None:
     """Let Hydra compose the job or jobs of these arguments and call `job` with each."""
-    # Hydra reads flags only before the first override; our users may put them anywhere.
-    flags_first = sorted(arguments, key=lambda given: given not in ("-m", "--multirun"))
-    sys.argv = ["gwsmm run", *flags_first]
+    sys.argv = ["gwsmm run", *flags, "--", *overrides]
     hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
 
 
-def _dry_run(arguments: Sequence[str]) -> None:
+def _dry_run(flags: Sequence[str], overrides: Sequence[str]) -> None:
     """Show what the job or jobs would compute; nothing is left of it."""
     from gwsmm.cli.forecast import show_forecast
 
     # what says where and by what jobs are run: these are not
     places = ("hydra.run.dir=", "hydra.sweep.dir=", "hydra.sweep.subdir=")
     launcher = ("hydra/launcher=", "hydra.launcher.")
-    given = [each for each in arguments if not each.lstrip("+~").startswith((*places, *launcher))]
+    given = [each for each in overrides if not each.lstrip("+~").startswith((*places, *launcher))]
     found: list[Forecast] = []
     with TemporaryDirectory() as nowhere:
         here = [f"hydra.run.dir={nowhere}", f"hydra.sweep.dir={nowhere}", "hydra/launcher=basic"]
-        _hydra(lambda cfg: found.append(_foreseen(cfg)), [*given, *here])
+        grids = f"+hydra.callbacks.grids._target_={__name__}.{OnlyGrids.__name__}"
+        _hydra(lambda cfg: found.append(_foreseen(cfg)), flags, [*given, *here, grids])
         logging.shutdown()  # closes the log
     show_forecast(found)
 
 
-def _foreseen(cfg: DictConfig) -> "Forecast":
-    """What one job would compute.
+class OnlyGrids(Callback):
+    """Refuses a multirun whose next job hangs on what this one finds."""
 
-    Raises:
-        InputError: what the next job is hangs on what this one finds.
-    """
-    sweeper = HydraConfig.get().sweeper["_target_"]
-    if HydraConfig.get().mode == RunMode.MULTIRUN and not sweeper.endswith(".BasicSweeper"):
-        raise InputError(
-            f"{DRY}: {sweeper} chooses its jobs by what the ones before found, so that nobody "
-            "knows them yet; give the settings of one job, without -m"
-        )
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Look at who chooses the jobs, before it begins."""
+        sweeper = config.hydra.sweeper["_target_"]
+        if not sweeper.endswith(".BasicSweeper"):
+            # Hydra makes a warning of what a callback raises, but not of an exit
+            refuse(
+                InputError(
+                    f"{DRY}: {sweeper} chooses its jobs by what the ones before found, so that "
+                    "nobody knows them yet; give the settings of one job and hydra.mode=RUN"
+                )
+            )
+
+
+def _foreseen(cfg: DictConfig) -> "Forecast":
+    """What one job would compute."""
     experiment = build(cfg)
     from gwsmm.pipeline import foresee, prepare
 
@@ -110,9 +147,11 @@ def _job(cfg: DictConfig) -> object:
         _end_job(error)
     try:
         with _logged(folder), writing(folder, "hydra.run.dir"):
-            return conduct(cfg, experiment, items, folder)
+            worth, show = conduct(cfg, experiment, items, folder)
     except InputError as error:
         _end_job(error)
+    show()
+    return worth
 
 
 def _end_job(error: Exception) -> NoReturn:

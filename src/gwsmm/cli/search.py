@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -51,7 +52,22 @@ class Search:
 
 
 def distribution(override: "Override") -> "BaseDistribution":
-    """What is drawn for a setting that Hydra was asked to sweep."""
+    """What is drawn for a setting that Hydra was asked to sweep.
+
+    Raises:
+        InputError: Optuna is not installed, or nothing can be drawn.
+    """
+    try:
+        return _distribution(override)
+    except ImportError as error:
+        raise InputError(
+            "hydra/sweeper=optuna: Optuna is not installed: pip install 'gwsmm[optuna]'"
+        ) from error
+    except ValueError as error:  # Optuna's, of ends that cannot be
+        raise InputError(f"{override.input_line}: cannot be searched: {error}") from error
+
+
+def _distribution(override: "Override") -> "BaseDistribution":
     from optuna import distributions as of
 
     if override.is_choice_sweep():
@@ -59,8 +75,12 @@ def distribution(override: "Override") -> "BaseDistribution":
     sweep: Any = override.value()
     if override.is_range_sweep():
         values = list(sweep.range())
+        if not values:
+            raise ValueError("there is no value in this range")
         kind = of.IntDistribution if isinstance(values[0], int) else of.FloatDistribution
         return kind(min(values), max(values), step=abs(sweep.step))
+    if not isfinite(sweep.end - sweep.start):
+        raise ValueError("both ends of an interval are numbers")
     whole = isinstance(sweep.start, int) and isinstance(sweep.end, int)
     of_interval = of.IntDistribution if whole else of.FloatDistribution
     return of_interval(sweep.start, sweep.end, log="log" in sweep.tags)
@@ -87,15 +107,11 @@ def opened(
         about: what makes it this search and no other, as JSON.
 
     Raises:
-        InputError: Optuna is not installed, or the folder holds another search.
+        InputError: the folder holds another search, or another process is at work on it.
     """
-    try:
-        import optuna
-        from optuna.storages.journal import JournalFileBackend
-    except ImportError as error:
-        raise InputError(
-            "hydra/sweeper=optuna: Optuna is not installed: pip install 'gwsmm[optuna]'"
-        ) from error
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     lock = FileLock(folder / "study.lock")
     try:
