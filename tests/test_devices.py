@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from little import gwsmm
+import torch
+from little import TINY, gwsmm
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
@@ -63,6 +64,34 @@ def test_a_strategy_that_shares_more_than_batches_is_refused(strategy):
     ended = gwsmm("run", "experiment=tiny", "trainer.devices=2", f"trainer.strategy={strategy}")
     assert ended.code == 2
     assert "give ddp" in ended.err
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param(
+            ["trainer.accelerator=gpu"],
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+        ["trainer.accelerator=gqu"],
+        ["trainer.strategy=dpp"],
+        ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddpp"],
+    ],
+    ids=" ".join,
+)
+def test_what_nothing_can_be_trained_with_is_refused_before_any_work(given, tmp_path):
+    where = [f"store={tmp_path / 'store'}", f"hydra.run.dir={tmp_path / 'run'}"]
+    ended = gwsmm("run", *TINY, *given, *where)
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+    for setting in given:
+        assert setting in ended.err
+    assert "can be used anywhere" in ended.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("given", [{}, {"devices": 2}, {"devices": 2, "strategy": "ddp"}], ids=str)
+def test_what_can_be_trained_with_is_not_refused(given):
+    Trainer(**{"accelerator": "cpu", "devices": 1, "strategy": "auto"} | given).check()
 
 
 def test_a_share_of_a_batch_is_a_row_at_least():

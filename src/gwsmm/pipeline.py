@@ -11,6 +11,7 @@ from gwsmm.assembly import Assembly
 from gwsmm.comparing import compared, halved, matrix, measured
 from gwsmm.dryrun import DryExperiment, Forecast, unmeasured
 from gwsmm.evaluate import Evaluation, Tested
+from gwsmm.execute import Processes, Serial
 from gwsmm.experiment import Experiment
 from gwsmm.features import check_layer
 from gwsmm.finetune import Finetuning
@@ -93,6 +94,8 @@ def prepare(x: Experiment, *, ask: bool = True) -> tuple[Item, ...]:
         InputError: the input cannot be used.
     """
     x.tracker.check()
+    if isinstance(x.execute, Serial | Processes):  # machines of a cluster have their own devices
+        x.trainer.check()
     if x.kept.remote is not None:
         x.kept.remote.check(write=ask)
     items = x.items(x.split)
