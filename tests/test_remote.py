@@ -254,6 +254,22 @@ def test_of_many_that_want_a_dead_owners_lock_one_gets_it(address):
     assert not names(address)
 
 
+def test_an_owner_that_was_taken_for_dead_and_returns_gives_its_lock_to_nobody(address):
+    fs, root = module._opened(address)
+    dead, heir, third = (Lease(fs, f"{root}/x", seconds) for seconds in (3600, 0.05, 3600))
+    with heir:
+        with dead:
+            assert dead.take()
+            assert not heir.take()
+            time.sleep(0.1)
+            assert heir.take()
+        assert heir.held()
+        assert not third.take()
+    assert not names(address)
+    with third:
+        assert third.take()
+
+
 # A remote that fails
 
 
