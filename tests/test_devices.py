@@ -4,10 +4,11 @@ import json
 
 import pytest
 import torch
-from little import TINY, gwsmm
+from little import TINY, TWO, gwsmm, write_items
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
+from gwsmm.cli.finished import reopened
 from gwsmm.execute import Processes, Serial, at_once
 from gwsmm.finetune import Finetuning
 from gwsmm.recipe import Trainer
@@ -92,6 +93,17 @@ def test_what_nothing_can_be_trained_with_is_refused_before_any_work(given, tmp_
 @pytest.mark.parametrize("given", [{}, {"devices": 2}, {"devices": 2, "strategy": "ddp"}], ids=str)
 def test_what_can_be_trained_with_is_not_refused(given):
     Trainer(**{"accelerator": "cpu", "devices": 1, "strategy": "auto"} | given).check()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_run_of_another_machine_is_opened_without_its_devices(tmp_path):
+    run, store = tmp_path / "run", tmp_path / "store"
+    where = [f"store={store}", f"hydra.run.dir={run}", f"items.path={write_items(tmp_path / 'x')}"]
+    assert gwsmm("run", *TINY, TWO, "items=pasta", "trainer.accelerator=cpu", *where).code == 0
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("accelerator: cpu", "accelerator: gpu"))
+    experiment, _ = reopened(run)
+    assert experiment.trainer.accelerator == "gpu"
 
 
 def test_a_share_of_a_batch_is_a_row_at_least():
