@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from filelock import FileLock
 from little import TINY, TWO, gwsmm, read_json, write_items
 
 from gwsmm.artefact import Absent, Artefact
 from gwsmm.cleaning import DAY, Broom
+from gwsmm.cli.finished import reopened
+from gwsmm.dryrun import DryExperiment
 from gwsmm.execute import Serial
 from gwsmm.experiment import Experiment
 from gwsmm.features import Extraction
@@ -234,6 +237,19 @@ def test_a_store_that_the_environment_names_is_found(here, monkeypatch):
     assert status()[0][2] == "${oc.env:SCR}/store: not here"
     monkeypatch.setenv("SCR", "outputs")
     assert status()[0][2] == f"all {len(used())} there"
+
+
+def test_a_store_in_the_home_folder_is_found(here, monkeypatch):
+    monkeypatch.setenv("HOME", str(here / "outputs"))
+    config = RUN / "config.yaml"
+    text = config.read_text()
+    config.write_text(text.replace("store: outputs/store", "store: ~/store"))
+    assert status()[0][2] == f"all {len(used())} there"
+    experiment, _ = reopened(RUN)
+    there = here / "outputs" / "store"
+    assert experiment.kept.root == DryExperiment.of(experiment).kept.root == there
+    config.write_text(text.replace("store: outputs/store", "store: ~nobody-of-here/store"))
+    assert status()[0][2] == "~nobody-of-here/store: not here"
 
 
 def test_runs_that_ended_otherwise_are_told(here):

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import yaml
 
+from gwsmm.disk import locate
 from gwsmm.inventory import Kept
 from gwsmm.plain import read_yaml
 from gwsmm.store import Store, claimed
@@ -159,7 +160,11 @@ class Left:
     @property
     def store(self) -> Store:
         """Where these are."""
-        return Store(Path(self.resolved(str(self.settings.get("store")))))
+        given = self.resolved(str(self.settings.get("store")))
+        try:
+            return Store(locate(given))
+        except InputError:  # of somebody who has no home folder here
+            return Store(Path(given))
 
     @cached_property
     def results(self) -> Sequence[Kept]:
