@@ -227,6 +227,16 @@ def test_workers_of_a_cluster_understand_a_path_as_this_process_does(
     assert (tmp_path / "here" / "store").is_dir()
 
 
+def test_workers_look_for_a_store_in_the_home_folder(cluster, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    cluster.worker("--nthreads", "1")
+    execute = replace(of("dask", Path("~/store")), address=cluster.address)
+    assert execute.map(killed, ["x", "y"], label="x") == ["x", "y"]
+    assert (tmp_path / "home" / "store").is_dir()
+    assert not (tmp_path / "~").exists()
+
+
 def test_a_worker_of_several_threads_is_refused(cluster, tmp_path):
     cluster.worker("--nthreads", "2")
     with pytest.raises(InputError, match="--nthreads 1"):

@@ -3,10 +3,12 @@
 import json
 
 import pytest
-from little import gwsmm
+import torch
+from little import TINY, TWO, gwsmm, write_items
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
+from gwsmm.cli.finished import reopened
 from gwsmm.execute import Processes, Serial, at_once
 from gwsmm.finetune import Finetuning
 from gwsmm.recipe import Trainer
@@ -63,6 +65,45 @@ def test_a_strategy_that_shares_more_than_batches_is_refused(strategy):
     ended = gwsmm("run", "experiment=tiny", "trainer.devices=2", f"trainer.strategy={strategy}")
     assert ended.code == 2
     assert "give ddp" in ended.err
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param(
+            ["trainer.accelerator=gpu"],
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+        ["trainer.accelerator=gqu"],
+        ["trainer.strategy=dpp"],
+        ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddpp"],
+    ],
+    ids=" ".join,
+)
+def test_what_nothing_can_be_trained_with_is_refused_before_any_work(given, tmp_path):
+    where = [f"store={tmp_path / 'store'}", f"hydra.run.dir={tmp_path / 'run'}"]
+    ended = gwsmm("run", *TINY, *given, *where)
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+    for setting in given:
+        assert setting in ended.err
+    assert "can be used anywhere" in ended.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("given", [{}, {"devices": 2}, {"devices": 2, "strategy": "ddp"}], ids=str)
+def test_what_can_be_trained_with_is_not_refused(given):
+    Trainer(**{"accelerator": "cpu", "devices": 1, "strategy": "auto"} | given).check()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_run_of_another_machine_is_opened_without_its_devices(tmp_path):
+    run, store = tmp_path / "run", tmp_path / "store"
+    where = [f"store={store}", f"hydra.run.dir={run}", f"items.path={write_items(tmp_path / 'x')}"]
+    assert gwsmm("run", *TINY, TWO, "items=pasta", "trainer.accelerator=cpu", *where).code == 0
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("accelerator: cpu", "accelerator: gpu"))
+    experiment, _ = reopened(run)
+    assert experiment.trainer.accelerator == "gpu"
 
 
 def test_a_share_of_a_batch_is_a_row_at_least():

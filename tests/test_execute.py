@@ -2,11 +2,14 @@
 
 import gc
 import hashlib
+import multiprocessing
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from os import getpid
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,9 +20,11 @@ from hydra.utils import instantiate
 from little import CONF
 from omegaconf import OmegaConf
 
-from gwsmm.execute import Execute, Processes, Serial
+from gwsmm.execute import Execute, Processes, Serial, at_once
 from gwsmm.task import name_of
 from gwsmm.types import InputError, UnfinishedError
+
+PATIENCE = 120  # seconds
 
 
 def choice(path: Path, store: Path) -> Execute:
@@ -153,6 +158,56 @@ def test_a_task_that_is_lost_again_is_named_in_one_line_that_says_what_to_do(way
         Processes(jobs=2, threads=1).map(frail, tasks, label="frail")
     assert error.value.code == 3
     assert "\n" not in str(error.value)
+
+
+def stay(folder: str, _: int) -> int:
+    """Say which process this is, and do not end."""
+    (Path(folder) / str(getpid())).touch()
+    time.sleep(PATIENCE)
+    return 0
+
+
+def both(folder: str) -> None:
+    at_once(partial(stay, folder), 2)
+
+
+def alone(folder: str) -> None:
+    Processes(jobs=2, threads=1)._one_by_one(partial(stay, folder), [0], "stay", {})
+
+
+def lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")  # nobody may have asked how it ended
+    return not (stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z")
+
+
+def wait(until: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE / 2
+    while not until():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows tells nobody that its parent is gone")
+@pytest.mark.parametrize(("way", "workers"), [(both, 2), (alone, 1)])
+def test_workers_end_soon_after_a_parent_that_was_killed(way, workers, tmp_path):
+    parent = multiprocessing.get_context("spawn").Process(target=way, args=(str(tmp_path),))
+    parent.start()
+    pids: list[int] = []
+    try:
+        wait(lambda: len(list(tmp_path.iterdir())) == workers)
+        pids = [int(path.name) for path in tmp_path.iterdir()]
+        assert all(map(lives, pids))
+        parent.kill()
+        parent.join()
+        wait(lambda: not any(map(lives, pids)))
+    finally:
+        parent.kill()
+        for pid in filter(lives, pids):
+            os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("way", ["memory", "torch"])

@@ -88,12 +88,16 @@ def service() -> Iterator[Flaky]:
     server.shutdown()
 
 
-@pytest.fixture(params=["memory", "file", "s3"])
+@pytest.fixture(params=["memory", "file", "local", "path", "s3"])
 def address(request, tmp_path) -> str:
     if request.param == "s3":
         request.getfixturevalue("service")
         return f"s3://shared/{tmp_path.name}"
-    return f"memory://{tmp_path.name}" if request.param == "memory" else f"file://{tmp_path}/remote"
+    if request.param == "memory":
+        return f"memory://{tmp_path.name}"
+    return (
+        f"{tmp_path}/remote" if request.param == "path" else f"{request.param}://{tmp_path}/remote"
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -127,7 +131,9 @@ def test_what_one_machine_computed_another_downloads(address, tmp_path):
     assert len(files) == 4 * 3
     assert {path.relative_to(other): path.read_bytes() for path in other.glob("slow/*/*")} == files
     assert not list(other.glob("slow/*.part"))
-    assert not [name for name in names(address) if ".lock." in name or "probe" in name]
+    fs, root = module._opened(address)
+    left = fs.find(root, withdirs=True)
+    assert not [name for name in left if ".lock." in name or "/probe" in name]
 
 
 def test_a_store_that_cannot_be_written_is_named(tmp_path):
@@ -254,6 +260,22 @@ def test_of_many_that_want_a_dead_owners_lock_one_gets_it(address):
     assert not names(address)
 
 
+def test_an_owner_that_was_taken_for_dead_and_returns_gives_its_lock_to_nobody(address):
+    fs, root = module._opened(address)
+    dead, heir, third = (Lease(fs, f"{root}/x", seconds) for seconds in (3600, 0.05, 3600))
+    with heir:
+        with dead:
+            assert dead.take()
+            assert not heir.take()
+            time.sleep(0.1)
+            assert heir.take()
+        assert heir.held()
+        assert not third.take()
+    assert not names(address)
+    with third:
+        assert third.take()
+
+
 # A remote that fails
 
 
@@ -320,6 +342,15 @@ def test_an_address_that_cannot_be_used_is_refused_in_one_line(service, address,
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("setting", ["store", "remote"])
+def test_an_empty_place_is_refused_in_one_line(setting, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ended = gwsmm("run", *TINY, f"{setting}=")
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+    assert ended.err.startswith(f"gwsmm: {setting}=: it is empty")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
 def test_a_store_that_writes_over_what_is_there_is_refused(monkeypatch, tmp_path):
     fs, root = module._opened(f"memory://{tmp_path.name}")
     plain = type(fs).open
@@ -327,6 +358,12 @@ def test_a_store_that_writes_over_what_is_there_is_refused(monkeypatch, tmp_path
     with pytest.raises(InputError, match="nothing can be locked"):
         Remote(f"memory://{tmp_path.name}").check()
     assert not fs.find(root)
+
+
+def test_a_remote_that_makes_no_folders_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "_OPTIONS", {})
+    with pytest.raises(InputError, match=r"cannot be a remote store: .*No such file"):
+        Remote(f"file://{tmp_path}").check()
 
 
 def test_a_run_on_another_machine_computes_nothing_again_and_tells_no_secret(service, tmp_path):

@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -268,6 +269,24 @@ def test_a_terminal_is_told_nothing(tmp_path):
         assert ended.code == 2
         assert "\x1b" not in ended.err
         assert ended.err.count("\n") == 1, options
+
+
+def test_a_run_of_others_tells_a_terminal_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # styles of the table itself stay
+    for end in ("failed: \x1b[2Jwhy", "finished in 3 s: x"):
+        run = tmp_path / f"\x1b[31m{end.split()[0]}"
+        run.mkdir()
+        (run / "run.log").write_text(f"2026-01-02 03:04:05,678 INFO gwsmm.cli.run: {end}\n")
+        (run / "run.json").write_text('{"overrides": []}')
+        chosen = {group: {"_target_": "x"} for group in ("items", "split")}
+        content = {**chosen, "name": "ti\x1b[31mEVIL", "store": "sto\x1b[31mre"}
+        (run / "config.yaml").write_text(yaml.safe_dump(content))
+    ended = gwsmm("status", str(tmp_path))
+    assert (ended.code, ended.err) == (0, "")
+    assert "ti\\x1b[31mEVIL" in ended.out
+    assert "failed: \\x1b[2Jwhy" in ended.out
+    assert {"\x1b[31m", "\x1b[2J"} & {*re.findall(r"\x1b\[\d+\w", ended.out)} == set()
+    assert "\x1b[1m" in ended.out
 
 
 # No secret is told.

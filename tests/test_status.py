@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from filelock import FileLock
 from little import TINY, TWO, gwsmm, read_json, write_items
 
 from gwsmm.artefact import Absent, Artefact
 from gwsmm.cleaning import DAY, Broom
+from gwsmm.cli.finished import reopened
+from gwsmm.dryrun import DryExperiment
 from gwsmm.execute import Serial
 from gwsmm.experiment import Experiment
 from gwsmm.features import Extraction
@@ -234,6 +237,19 @@ def test_a_store_that_the_environment_names_is_found(here, monkeypatch):
     assert status()[0][2] == "${oc.env:SCR}/store: not here"
     monkeypatch.setenv("SCR", "outputs")
     assert status()[0][2] == f"all {len(used())} there"
+
+
+def test_a_store_in_the_home_folder_is_found(here, monkeypatch):
+    monkeypatch.setenv("HOME", str(here / "outputs"))
+    config = RUN / "config.yaml"
+    text = config.read_text()
+    config.write_text(text.replace("store: outputs/store", "store: ~/store"))
+    assert status()[0][2] == f"all {len(used())} there"
+    experiment, _ = reopened(RUN)
+    there = here / "outputs" / "store"
+    assert experiment.kept.root == DryExperiment.of(experiment).kept.root == there
+    config.write_text(text.replace("store: outputs/store", "store: ~nobody-of-here/store"))
+    assert status()[0][2] == "~nobody-of-here/store: not here"
 
 
 def test_runs_that_ended_otherwise_are_told(here):
@@ -493,6 +509,43 @@ def test_a_store_that_cannot_be_cleaned_says_so(here, monkeypatch):
     ended = gwsmm("clean", "--unreachable", "--yes")
     assert ended.code == 2
     assert ended.err == "gwsmm: outputs/store/copy: cannot be removed: Permission denied\n"
+
+
+@pytest.fixture
+def foreign(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All locks are of somebody else, and root may take them."""
+
+    def refused(self: FileLock, blocking: bool) -> None:
+        raise PermissionError(13, "Permission denied", self.lock_file)
+
+    monkeypatch.setattr(FileLock, "acquire", refused)
+
+
+def test_what_of_somebody_elses_runs_and_store_cannot_be_told_is_said(here, foreign):
+    (RUN / LOCK).touch()
+    log(RUN, *BEGUN)
+    assert status()[0][0] == "running or killed in report"
+    ended = gwsmm("clean", "--unreachable", "--yes")
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+    assert f"{RUN}: this run is perhaps at work" in ended.err
+
+    store = Path("outputs/store")
+    paths = [path for path in store.glob("*/*") if path.is_dir()]
+    assert all(path.with_suffix(".lock").exists() for path in paths)
+    assert fates(store, Broom(needed=(), age=DAY)) == {path.name: "in work" for path in paths}
+    ended = gwsmm("clean", "--yes")
+    assert (ended.code, ended.err) == (0, "")
+    assert "Removed 0 folders" in ended.out
+
+
+def test_a_store_that_cannot_be_read_ends_in_one_line(here, monkeypatch):
+    def refused(self: Broom, root: Path) -> list:
+        raise PermissionError(13, "Permission denied", "outputs/store/copy")
+
+    monkeypatch.setattr(Broom, "found", refused)
+    ended = gwsmm("clean")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err == "gwsmm: outputs/store/copy: Permission denied\n"
 
 
 def test_an_error_of_the_user_is_one_line(tmp_path):

@@ -20,7 +20,7 @@ DAY = 24 * 3600.0
 
 Fate = Literal["damaged", "left over", "unused", "used lately", "needed", "in work"]
 """What is found of a folder: set aside, left by a killed process, or a result and why it goes or
-stays; `in work`: somebody holds the lock of its key."""
+stays; `in work`: somebody holds the lock of its key, or we may not ask for it."""
 
 GOES: tuple[Fate, ...] = ("damaged", "left over", "unused")
 
@@ -80,10 +80,13 @@ class Broom:
 
     def _fate(self, path: Path) -> Fate:
         lock = path.with_suffix(LOCK)
-        if lock.exists():
-            with claimed(lock) as free:
-                if not free:
-                    return "in work"
+        try:
+            if lock.exists():
+                with claimed(lock) as free:
+                    if not free:
+                        return "in work"
+        except OSError:  # somebody else's, who alone can tell
+            return "in work"
         return self._of_idle(path)
 
     def _of_idle(self, path: Path) -> Fate:

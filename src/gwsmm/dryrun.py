@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn, Protocol, Self, TypeVar, cast, runtime_checkable
 
 from gwsmm.artefact import Absent, Artefact
+from gwsmm.disk import locate
 from gwsmm.execute import Execute
 from gwsmm.experiment import Experiment
 from gwsmm.remote import Remote
@@ -124,7 +125,7 @@ class DryExperiment(Experiment):
     def kept(self) -> DryStore:
         """Computes nothing; see `Experiment`."""
         remote = None if self.remote is None else Remote(self.remote)
-        return DryStore(Path(self.store), remote)
+        return DryStore(locate(self.store, "store"), remote)
 
 
 class _Unmeasured:

@@ -2,8 +2,10 @@
 
 import logging
 import os
+import time
 import warnings
 from collections.abc import Callable, Sequence
+from threading import Thread
 from typing import Annotated, Protocol
 
 from pydantic import Field
@@ -14,6 +16,8 @@ from gwsmm.task import Result, Task, limited_threads, numbered, out_of_memory, u
 from gwsmm.types import STRICT
 
 log = logging.getLogger(__name__)
+
+_GLANCE = 1.0  # seconds between two looks of a worker at whether its parent lives
 
 
 class Execute(Protocol):
@@ -171,7 +175,7 @@ class Processes:
         from joblib.externals.loky import ProcessPoolExecutor
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-        with ProcessPoolExecutor(max_workers=1) as worker:
+        with ProcessPoolExecutor(1, initializer=_end_with, initargs=(os.getpid(),)) as worker:
             for i in [i for i in range(len(tasks)) if i not in results]:
                 try:
                     call = worker.submit(numbered, function, self.threads, i, tasks[i])
@@ -191,13 +195,26 @@ def at_once(function: Callable[[int], Result], n: int) -> list[Result]:
 
     from joblib.externals.loky import ProcessPoolExecutor
 
-    executor = ProcessPoolExecutor(max_workers=n)  # the one that is kept is joblib's
+    # the one that is kept is joblib's
+    executor = ProcessPoolExecutor(n, initializer=_end_with, initargs=(os.getpid(),))
     try:
         calls = [executor.submit(function, i) for i in range(n)]
         wait(calls, return_when=FIRST_EXCEPTION)
         return [call.result() for call in calls if call.done()]
     finally:  # after a failure or Ctrl-C others may wait for ever
         executor.shutdown(kill_workers=True)
+
+
+def _end_with(parent: int) -> None:
+    """End this worker soon after its parent: who was killed cannot tell it to."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_GLANCE)
+        os._exit(1)  # the task that is running may wait for ever
+
+    if os.name == "posix":  # elsewhere the number of a parent says nothing
+        Thread(target=watch, daemon=True).start()
 
 
 def cores() -> int:

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Protocol, get_args
 
 from gwsmm.decision.rule import Decision
+from gwsmm.disk import locate
 from gwsmm.distance.pairwise import Distance
 from gwsmm.distance.stability import Stability
 from gwsmm.encoder import Encoder
@@ -41,7 +41,7 @@ class Experiment:
     Attributes:
         name: part of the run's folder name.
         seed: of everything that draws; strategies that draw take it from the configuration.
-        store: folder of finished results, shared by all runs.
+        store: folder of finished results, shared by all runs; `~` is the home folder.
         remote: an address where other machines find them, too; None: none.
         numbers: in which every encoder is kept and scored, those of one item too; what is compared
             and merged is not rounded before.
@@ -73,8 +73,8 @@ class Experiment:
     def __post_init__(self) -> None:
         texts = {"name": self.name, "store": self.store, "remote": self.remote}
         for name, value in texts.items():
-            if not (isinstance(value, str) or (name == "remote" and value is None)):
-                raise InputError(f"{name}={value!r}: give a text")
+            if not (name == "remote" and value is None):
+                _check_text(name, value)
         if self.numbers not in get_args(Numbers):
             raise InputError(
                 f"numbers={self.numbers!r}: give one of {', '.join(get_args(Numbers))}"
@@ -86,4 +86,11 @@ class Experiment:
     def kept(self) -> Store:
         """The finished results; one store for all that this experiment does."""
         remote = None if self.remote is None else Remote(self.remote)
-        return Store(Path(self.store), remote)
+        return Store(locate(self.store, "store"), remote)
+
+
+def _check_text(setting: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise InputError(f"{setting}={value!r}: give a text")
+    if setting != "name" and not value.strip():  # as a variable of the shell that is not set
+        raise InputError(f"{setting}={value}: it is empty; give a place, or leave it out")

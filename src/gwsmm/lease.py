@@ -57,12 +57,15 @@ class Lease:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give it back, if it is ours; the last object goes first, as it is the one that counts."""
+        """Give it back, if it is ours; the last object goes first, as it is the one that counts.
+
+        Who was taken for dead removes nothing: whoever looks for the last object begins at 0.
+        """
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()
-        if self._number >= 0:
-            with suppress(Exception):  # it then ends with the lease
+        with suppress(Exception):  # it then ends with the lease
+            if self.held():
                 for number in range(self._number, -1, -1):
                     self.fs.rm_file(self._path(number))
 

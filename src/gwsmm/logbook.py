@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import yaml
 
+from gwsmm.disk import locate
 from gwsmm.inventory import Kept
 from gwsmm.plain import read_yaml
 from gwsmm.store import Store, claimed
@@ -26,7 +27,7 @@ KEYS = "keys.json"
 LOCK = "run.lock"
 """Who runs holds it; it is gone when the run has ended, and left behind by one that was killed."""
 
-State = Literal["finished", "running", "stopped", "failed", "killed"]
+State = Literal["finished", "running", "stopped", "failed", "killed", "running or killed"]
 
 _LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d):\d\d,\d+ [A-Z]+ gwsmm\.(\S+): (.*)")
 _STAGE = re.compile(r"(\w+): \d+ computed, \d+ reused")
@@ -44,7 +45,8 @@ class Standing:
     """How a run stands.
 
     Attributes:
-        state: `stopped`: by the user; `killed`: it ended without a word.
+        state: `stopped`: by the user; `killed`: it ended without a word; `running or killed`: we
+            may not ask for its lock.
         at: day and minute of its last word.
         stage: that it began last; None: none yet.
         why: of a run that failed.
@@ -98,9 +100,17 @@ def standing(folder: Path) -> Standing:
     if state == "killed" and (folder / "results.json").exists():
         stage = "report"
     if state == "killed" and (folder / LOCK).exists():
-        with claimed(folder / LOCK) as free:
-            state = "killed" if free else "running"
+        state = _unless_held(folder / LOCK)
     return Standing(state, at, stage, why if state == "failed" else "")
+
+
+def _unless_held(lock: Path) -> State:
+    """How the run stands that left its lock."""
+    try:
+        with claimed(lock) as free:
+            return "killed" if free else "running"
+    except OSError:  # it is somebody else's, who alone can tell
+        return "running or killed"
 
 
 def _log(path: Path) -> str:
@@ -159,7 +169,11 @@ class Left:
     @property
     def store(self) -> Store:
         """Where these are."""
-        return Store(Path(self.resolved(str(self.settings.get("store")))))
+        given = self.resolved(str(self.settings.get("store")))
+        try:
+            return Store(locate(given))
+        except InputError:  # of somebody who has no home folder here
+            return Store(Path(given))
 
     @cached_property
     def results(self) -> Sequence[Kept]:

@@ -12,6 +12,7 @@ from gwsmm.comparing import compared, halved, matrix, measured
 from gwsmm.dryrun import DryExperiment, Forecast, unmeasured
 from gwsmm.encoder import Layered
 from gwsmm.evaluate import Evaluation, Tested
+from gwsmm.execute import Processes, Serial
 from gwsmm.experiment import Experiment
 from gwsmm.features import check_layer
 from gwsmm.finetune import Finetuning
@@ -82,18 +83,21 @@ def foresee(x: Experiment, items: Sequence[Item]) -> Forecast:
     return Forecast(list(x.kept.asked.values()), waits)
 
 
-def prepare(x: Experiment, *, ask: bool = True) -> tuple[Item, ...]:
+def prepare(x: Experiment, *, ask: bool = True, train: bool = True) -> tuple[Item, ...]:
     """Read the items, and refuse before any work what can be seen to fail.
 
     Args:
         x: the choices.
         ask: whether a grouping may ask somebody outside what it was not told yet, and a remote be
             written to.
+        train: whether models may have to be trained, on the devices that the trainer names.
 
     Raises:
         InputError: the input cannot be used.
     """
     x.tracker.check()
+    if train and isinstance(x.execute, Serial | Processes):  # a cluster has devices of its own
+        x.trainer.check()
     if x.kept.remote is not None:
         x.kept.remote.check(write=ask)
     items = x.items(x.split)

@@ -1,6 +1,8 @@
 """The settings of fine-tuning: what is done, and where."""
 
+import logging
 import re
+import warnings
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -112,6 +114,41 @@ class Trainer:
     def __post_init__(self) -> None:
         if self.devices != 1 and not self.strategy.startswith(("auto", "ddp")):
             raise ValueError(f"strategy={self.strategy} is for one device; give ddp for several")
+
+    def check(self) -> None:
+        """Refuse, before any work, what Lightning does not know or this machine does not have.
+
+        Raises:
+            InputError: nothing can be trained so.
+        """
+        anywhere = self.accelerator == "cpu" or (self.accelerator, self.devices) == ("auto", 1)
+        if anywhere and self.strategy == "auto":  # Lightning takes seconds to load
+            return
+        from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+        from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+        logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                import pytorch_lightning as pl
+
+                pl.Trainer(
+                    accelerator=self.accelerator,
+                    devices=self.devices,
+                    strategy=self.strategy,
+                    logger=False,
+                    enable_checkpointing=False,
+                    enable_progress_bar=False,
+                    enable_model_summary=False,
+                    plugins=LightningEnvironment() if self.processes > 1 else None,
+                )
+        except (ValueError, ImportError, RuntimeError, MisconfigurationException) as error:
+            raise InputError(
+                f"trainer.accelerator={self.accelerator} trainer.devices={self.devices} "
+                f"trainer.strategy={self.strategy}: nothing can be trained so on this machine "
+                f"({error}); trainer.accelerator=auto trainer.devices=1 trainer.strategy=auto can "
+                "be used anywhere"
+            ) from error
 
     @property
     def processes(self) -> int:

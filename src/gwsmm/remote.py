@@ -30,6 +30,7 @@ _LONGEST = 1 << 20  # bytes of a manifest
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")  # of a file: no folder, and no way up
 _OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "file": {"auto_mkdir": True},
+    "local": {"auto_mkdir": True},
     "s3": {"config_kwargs": {"connect_timeout": 10, "retries": {"max_attempts": 6}}},
 }
 _given_up: set[str] = set()  # addresses that this process does not ask any more
@@ -42,7 +43,7 @@ class Remote:
     """A place where results are kept for other machines.
 
     Attributes:
-        address: e.g. `s3://bucket/prefix` or `file:///shared/store`.
+        address: e.g. `s3://bucket/prefix`, or a path, with or without `file://`.
         lease: seconds; see `Lease`.
     """
 
@@ -171,9 +172,10 @@ class Remote:
             fs.put_file(str(path), f"{root}/{place}/{path.name}")
 
     def _probe(self) -> None:
-        """Create an object twice; the second must be refused."""
+        """Create an object twice, in a folder as results have; the second must be refused."""
         fs, root = _opened(self.address)
-        path = f"{root}/probe-{uuid4().hex}"
+        folder = f"{root}/probe-{uuid4().hex}"
+        path = f"{folder}/probe"
         try:
             for again in (False, True):
                 with suppress(OSError) if again else nullcontext(), fs.open(path, "xb") as file:
@@ -185,6 +187,7 @@ class Remote:
         finally:
             with suppress(Exception):
                 fs.rm_file(path)
+                fs.rmdir(folder)
 
 
 def _give_up(address: str, why: str) -> None:
@@ -198,8 +201,9 @@ def _give_up(address: str, why: str) -> None:
 def _opened(address: str) -> tuple[Any, str]:
     """The file system and the path in it."""
     from fsspec.core import url_to_fs
+    from fsspec.utils import get_protocol
 
-    options = _OPTIONS.get(address.partition("://")[0], {})
+    options = _OPTIONS.get(get_protocol(address), {})
     fs, root = url_to_fs(address, use_listings_cache=False, **options)
     return fs, str(root).rstrip("/")
 

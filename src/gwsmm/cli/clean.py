@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gwsmm.cleaning import DAY, GOES, Broom, Found
-from gwsmm.cli.parsing import OneLine
+from gwsmm.cli.parsing import OneLine, one_line
 from gwsmm.cli.showing import amount, say, show
+from gwsmm.disk import refusal
 from gwsmm.logbook import KEYS, LOG, RUNS, Left, run_folders, standing
 from gwsmm.types import InputError
 
@@ -28,7 +29,12 @@ def clean_command(arguments: Sequence[str]) -> None:
     try:
         _clean(given)
     except InputError as error:
-        sys.stderr.write(f"gwsmm: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"gwsmm: {one_line(str(error))}\n")
+        raise SystemExit(2) from None
+    except OSError as error:
+        if (reason := refusal(error)) is None:
+            raise
+        sys.stderr.write(f"gwsmm: {one_line(str(error.filename or 'the output'))}: {reason}\n")
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         sys.stderr.write("gwsmm: stopped; every result that is still there is whole\n")
@@ -137,10 +143,11 @@ def _needed(runs: Sequence[Path]) -> set[tuple[str, str]]:
     needed = set[tuple[str, str]]()
     for run in runs:
         state, stages = standing(run).state, Left(run).stages
-        if state == "running":
+        if state.startswith("running"):
+            perhaps = "" if state == "running" else "perhaps "
             raise InputError(
-                f"{run}: this run is at work, so that nobody knows yet what it needs: call this "
-                "when it has ended"
+                f"{run}: this run is {perhaps}at work, so that nobody knows yet what it needs: "
+                "call this when it has ended"
             )
         if not stages and (state == "finished" or (run / KEYS).exists()):
             raise InputError(

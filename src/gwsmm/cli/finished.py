@@ -54,12 +54,12 @@ def reopened(folder: Path) -> "tuple[Experiment, tuple[Item, ...]]":
     from gwsmm.tracking import Off
 
     experiment = replace(rebuild(folder / "config.yaml"), tracker=Off())
-    if not Path(experiment.store).is_dir():
+    if not experiment.kept.root.is_dir():
         raise InputError(
             f"store={experiment.store}: there is no such folder here; call this where the run was "
             "started"
         )
-    return experiment, prepare(experiment)
+    return experiment, prepare(experiment, train=False)
 
 
 def carried_out(folder: Path, experiment: "Experiment", items: Sequence[Item]) -> "Run":

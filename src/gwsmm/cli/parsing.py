@@ -21,7 +21,12 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 def one_line(text: str) -> str:
     """The text with every run of white space as one space, and nothing that a terminal obeys."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", " ".join(text.split()))
+    return harmless(" ".join(text.split()))
+
+
+def harmless(text: str) -> str:
+    """The text with nothing that a terminal obeys."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 class OneLine(argparse.ArgumentParser):

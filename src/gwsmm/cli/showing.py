@@ -1,10 +1,15 @@
-"""Tables on the terminal of the commands that say how things stand."""
+"""Tables on the terminal of the commands that say how things stand.
+
+Names and settings in them may be of others, so that no control character of a text is shown.
+"""
 
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+
+from gwsmm.cli.parsing import harmless
 
 
 def show(columns: Sequence[str], rows: Sequence[Sequence[str]], *, texts: int = 1) -> None:
@@ -19,13 +24,13 @@ def show(columns: Sequence[str], rows: Sequence[Sequence[str]], *, texts: int = 
     for number, name in enumerate(columns):
         shown.add_column(name, justify="left" if number < texts else "right", overflow="fold")
     for row in rows:
-        shown.add_row(*row)
+        shown.add_row(*map(harmless, row))
     terminal().print(shown, markup=False)
 
 
 def say(line: str) -> None:
     """Show one line, broken by nobody."""
-    terminal().print(line, markup=False, highlight=False, soft_wrap=True)
+    terminal().print(harmless(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def terminal() -> Console:

@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, Generic, Protocol
 
-from gwsmm.disk import writing
+from gwsmm.disk import locate, writing
 from gwsmm.progress import bar
 from gwsmm.task import Result, Task, numbered
 from gwsmm.types import InputError
@@ -62,7 +62,7 @@ class Visit(Generic[Task, Result]):
     def _call(self, folder: str, mark: str, i: int, task: Task) -> tuple[int, Result]:
         with suppress(OSError):  # where it is not there, an absolute path to the store may be
             os.chdir(folder)
-        if not (Path(self.store) / mark).exists():
+        if not (locate(self.store, "store") / mark).exists():
             raise InputError(
                 f"store={self.store}: the worker on {socket.gethostname()} does not see this "
                 "folder; put it on a file system that all workers share, under the same path"
@@ -86,7 +86,7 @@ def spread(
         there = [tasks[i] for i in [*running.values()]]
         return len(results) + (sum(map(inside, there)) if inside else 0.0)
 
-    with _marked(Path(visit.store)) as mark, bar(label, len(tasks), done):
+    with _marked(locate(visit.store, "store")) as mark, bar(label, len(tasks), done):
         call = visit.from_here(mark)
         try:
             while len(results) < len(tasks):
