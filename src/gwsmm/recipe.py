@@ -124,22 +124,17 @@ class Trainer:
         anywhere = self.accelerator == "cpu" or (self.accelerator, self.devices) == ("auto", 1)
         if anywhere and self.strategy == "auto":  # Lightning takes seconds to load
             return
+        from lightning_fabric import Fabric  # which chooses as its trainer does
         from lightning_fabric.plugins.environments.lightning import LightningEnvironment
         from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-        logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+        logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
         try:
             with warnings.catch_warnings(action="ignore"):
-                import pytorch_lightning as pl
-
-                pl.Trainer(
+                Fabric(
                     accelerator=self.accelerator,
                     devices=self.devices,
                     strategy=self.strategy,
-                    logger=False,
-                    enable_checkpointing=False,
-                    enable_progress_bar=False,
-                    enable_model_summary=False,
                     plugins=LightningEnvironment() if self.processes > 1 else None,
                 )
         except (ValueError, ImportError, RuntimeError, MisconfigurationException) as error:
