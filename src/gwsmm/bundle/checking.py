@@ -73,7 +73,8 @@ def check_encoder(old: Old, x: Experiment) -> None:
                 "give a run with the bundle's encoder"
             )
     if different := _different(old, x.encoder):
-        wrote = json.loads(old.file(f"{ENCODER}/config.json").read_bytes()).get(_WRITER)
+        config = json.loads(old.file(f"{ENCODER}/config.json").read_bytes())
+        wrote = config.get(_WRITER) if isinstance(config, dict) else "?"
         raise InputError(
             f"{old.folder / different[0]} is not that of the run's encoder {x.encoder.model}: give "
             "a run with the bundle's encoder, here with transformers "
