@@ -153,6 +153,15 @@ def test_a_folder_of_the_user_is_never_removed(data):
     assert len(list(data.glob("*.csv"))) == 6
 
 
+def test_the_working_directory_stays_when_it_was_empty(data, tmp_path, monkeypatch):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    where = f"items.path={data}"
+    assert gwsmm("run", *PASTA, where, "merge.density=7", "hydra.run.dir=.").code == 2
+    assert list(empty.iterdir()) == []
+
+
 @pytest.mark.parametrize("several", [(), ("-m",)], ids=["one", "several"])
 def test_a_folder_in_which_another_process_is_at_work_is_left_alone(data, several):
     folder = Path("runs/0" if several else "runs")

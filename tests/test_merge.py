@@ -708,14 +708,18 @@ def test_group_for_anchors_only_where_the_base_is_an_item(members):
 
 
 @pytest.mark.parametrize(
-    "merge", [replace(TIES, base="one"), Dare(density=0.5, seed=0, then=replace(ISO, base="one"))]
+    ("merge", "setting"),
+    [
+        (replace(TIES, base="one"), "merge.base"),
+        (Dare(density=0.5, seed=0, then=replace(ISO, base="one")), "merge.then.base"),
+    ],
 )
-def test_a_base_outside_the_group_is_refused(merge, members):
+def test_a_base_outside_the_group_is_refused(merge, setting, members):
     with pytest.raises(InputError) as error:
         group_for(merge, members[1:], members)
     line = str(error.value)
-    assert line.startswith("merge.base=one: ")
-    assert all(word in line for word in ("two, three", "merge.base=pretrained", "published"))
+    assert line.startswith(f"{setting}=one: ")
+    assert all(word in line for word in ("two, three", f"{setting}=pretrained", "published"))
     assert "\n" not in line
 
 

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -200,4 +199,6 @@ def _take_back(folder: Path) -> None:
         made[folder.parent] = "multirun.yaml"
     for place, only in made.items():
         if [path.name for path in place.iterdir()] == [only]:
-            shutil.rmtree(place)
+            (place / only).unlink()
+            if place.resolve() != Path.cwd():
+                place.rmdir()
