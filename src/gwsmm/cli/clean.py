@@ -2,15 +2,13 @@
 
 import argparse
 import re
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from gwsmm.cleaning import DAY, GOES, Broom, Found
-from gwsmm.cli.parsing import OneLine, one_line
+from gwsmm.cli.parsing import OneLine, input_errors
 from gwsmm.cli.showing import amount, say, show
-from gwsmm.disk import refusal
 from gwsmm.logbook import KEYS, LOG, RUNS, Left, run_folders, standing
 from gwsmm.types import InputError
 
@@ -26,19 +24,8 @@ _UNITS = {"d": DAY, "w": 7 * DAY}
 def clean_command(arguments: Sequence[str]) -> None:
     """Show, or remove, what the arguments say; ends with 2 on bad input."""
     given = _parser().parse_args(arguments)
-    try:
+    with input_errors("every result that is still there is whole"):
         _clean(given)
-    except InputError as error:
-        sys.stderr.write(f"gwsmm: {one_line(str(error))}\n")
-        raise SystemExit(2) from None
-    except OSError as error:
-        if (reason := refusal(error)) is None:
-            raise
-        sys.stderr.write(f"gwsmm: {one_line(str(error.filename or 'the output'))}: {reason}\n")
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        sys.stderr.write("gwsmm: stopped; every result that is still there is whole\n")
-        raise SystemExit(130) from None
 
 
 def _parser() -> argparse.ArgumentParser:

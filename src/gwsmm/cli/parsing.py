@@ -39,8 +39,12 @@ class OneLine(argparse.ArgumentParser):
 
 
 @contextmanager
-def input_errors() -> Iterator[None]:
-    """End with 2 and one line where the input is wrong, and where the user stops the command."""
+def input_errors(stopped: str = "nothing was written") -> Iterator[None]:
+    """End with 2 and one line where the input is wrong, and where the user stops the command.
+
+    Args:
+        stopped: how things stand then.
+    """
     try:
         yield
         sys.stdout.flush()
@@ -53,10 +57,10 @@ def input_errors() -> Iterator[None]:
     except OSError as error:
         if (reason := refusal(error)) is None:
             raise
-        sys.stderr.write(f"gwsmm: {error.filename or 'the output'}: {reason}\n")
+        sys.stderr.write(f"gwsmm: {one_line(str(error.filename or 'the output'))}: {reason}\n")
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        sys.stderr.write("gwsmm: stopped; nothing was written\n")
+        sys.stderr.write(f"gwsmm: stopped; {stopped}\n")
         raise SystemExit(130) from None
 
 

@@ -53,12 +53,12 @@ class Linkage:
     def check(self, items: Sequence[Item]) -> None:
         """Refuse more encoders than items, and fewer than one or than the largest groups need."""
         check_encoders(self.encoders, len(items))
-        if self.storage is not None and self.groups_of(len(items)) == 0:
+        wanted = self.groups_of(len(items))
+        if wanted == 0:
             raise InputError(
                 f"grouping.storage={self.storage}: not one encoder of {len(items)} fits into that: "
                 f"give at least {math.ceil(1000 / len(items)) / 1000}"
             )
-        wanted = self.groups_of(len(items))
         if wanted and self.largest and wanted * self.largest < len(items):
             raise InputError(
                 f"grouping.largest={self.largest}: {wanted} encoders for {len(items)} items need "
