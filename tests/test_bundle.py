@@ -410,6 +410,24 @@ def test_every_kind_of_table_is_read_and_both_are_written(copied, ending):
     assert not list(Path().glob(".*"))
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t", "é"])
+def test_fields_are_told_apart_as_the_options_say(copied, delimiter):
+    table = [("item", "text"), ("apples", '"said" one, "said'), ("boats", "5\" and '")]
+    Path("own.csv").write_text("".join(f"{delimiter.join(row)}\n" for row in table))
+    found = gwsmm("score", "bundle", "own.csv", "--delimiter", delimiter, "--no-quoting")
+    frame = pd.DataFrame(table[1:], columns=table[0])
+    frame.to_csv("usual.csv", index=False)
+    usual = gwsmm("score", "bundle", "usual.csv")
+    assert (found.code, found.err, found.out) == (0, "", usual.out)
+
+
+def test_a_table_told_apart_otherwise_is_refused_with_the_option(copied):
+    Path("own.csv").write_text("item;text\napples;x\n")
+    refused("score", "bundle", "own.csv", says="separated by ';'.* gwsmm score --delimiter$")
+    Path("own.csv").write_text('item,text\napples,"x" y\n')
+    refused("score", "bundle", "own.csv", says="a quote opens here.* gwsmm score --no-quoting$")
+
+
 @pytest.mark.parametrize("meta", [{}, [{}], {"a": [{}]}], ids=str)
 def test_objects_without_a_field_are_text_in_parquet(copied, meta):
     table = [{"item": item, "text": text, "meta": meta} for _, item, text in rows()[:2]]
@@ -585,6 +603,8 @@ def test_a_table_that_cannot_be_scored_is_refused_in_one_line(copied, header, ro
         (["score", "bundle"], "required: table; see gwsmm score --help"),
         (["score", "bundle", "table.csv", "--probs"], "unrecognized arguments: --probs"),
         (["score", "bundle", "table.csv", "--batch-size", "0"], "'0' is no whole number above 0"),
+        (["score", "bundle", "table.csv", "--delimiter", "::"], "'::' is no single character"),
+        (["score", "bundle", "table.csv", "--delimiter", '"'], """'"' is no single character"""),
         (["score", "bundle", "table.csv", "--out", "x.xlsx"], r"end in one of \.csv, \.parquet"),
         (["score", "bundle", "table.csv", "--out", "no/x.csv"], "there is no folder no"),
         (["score", "bundle", "table.csv", "--out", "table.csv"], "this is the table itself"),

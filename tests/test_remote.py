@@ -276,6 +276,29 @@ def test_an_owner_that_was_taken_for_dead_and_returns_gives_its_lock_to_nobody(a
         assert third.take()
 
 
+def test_an_owner_that_returns_after_its_heir_is_done_leaves_the_next_one_its_lock(address):
+    fs, root = module._opened(address)
+    dead, heir, third = (Lease(fs, f"{root}/x", seconds) for seconds in (1, 0.05, 3600))
+    with dead:
+        assert dead.take()
+        dead._ended.set()  # its machine sleeps
+        dead._thread.join()
+        assert not heir.take()
+        time.sleep(0.1)
+        with heir:
+            assert heir.take()
+        with third:
+            assert third.take()
+            dead._ended.clear()  # and wakes up
+            dead._renew()
+            assert third.held()
+            assert not dead.held()
+            dead.__exit__()
+            assert third.held()
+            assert not Lease(fs, f"{root}/x", 3600).take()
+    assert not names(address)
+
+
 # A remote that fails
 
 

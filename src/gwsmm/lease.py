@@ -51,7 +51,7 @@ class Lease:
 
     def held(self) -> bool:
         """Whether nobody took us for dead."""
-        return self._number >= 0 and self._read(self._number + 1) is None
+        return self._number >= 0 and self._ours() and self._read(self._number + 1) is None
 
     def __enter__(self) -> Self:
         return self
@@ -85,7 +85,14 @@ class Lease:
         while not self._ended.wait(self.seconds / _BEATS):
             self._beat += 1
             with suppress(Exception):  # the next beat may reach the store again
+                if not self._ours():
+                    return
                 self.fs.pipe_file(self._path(self._number), self._content())
+
+    def _ours(self) -> bool:
+        """Whether our object is there yet; the next owner removes it, and it may come anew."""
+        content = self._read(self._number)
+        return content is not None and content.startswith(self._token.encode())
 
     def _read(self, number: int) -> bytes | None:
         try:

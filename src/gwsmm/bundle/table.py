@@ -57,14 +57,21 @@ class Asked:
     texts: tuple[str, ...]
 
 
-def read_table(path: Path, columns: Columns, items: Sequence[str]) -> Asked:
-    """The rows, every one of them for one of these items.
+def read_table(
+    path: Path,
+    columns: Columns,
+    items: Sequence[str],
+    *,
+    delimiter: str | None = None,
+    quoting: bool = True,
+) -> Asked:
+    """The rows, every one of them for one of these items; for the rest see `read`.
 
     Raises:
         InputError: the table cannot be read, lacks a column, has a row without a text, or one for
             an item that there is not, or a cell that cannot be written again.
     """
-    sheet = read(locate(str(path)))
+    sheet = read(locate(str(path)), delimiter=delimiter, quoting=quoting)
     sheet.check_column(columns.item, "--item")
     sheet.check_column(columns.text, "--text")
     names = tuple(_known(row, columns.item, items) for row in sheet.rows)

@@ -47,6 +47,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--item", default="item", metavar="COLUMN", help="of the item's name")
     parser.add_argument("--text", default="text", metavar="COLUMN", help="of the response")
+    parser.add_argument(
+        "--delimiter", type=_delimiter, metavar="C", help="of CSV and TSV (a comma and a tab)"
+    )
+    parser.add_argument(
+        "--no-quoting", action="store_true", help="double quotes are plain characters"
+    )
     return parser
 
 
@@ -58,7 +64,13 @@ def _score(given: argparse.Namespace) -> None:
     if given.out is not None:
         check_out(given.out, given.table)
     manifest = read_manifest(given.bundle)
-    asked = read_table(given.table, columns, [item.name for item in manifest.items])
+    asked = read_table(
+        given.table,
+        columns,
+        [item.name for item in manifest.items],
+        delimiter=given.delimiter,
+        quoting=not given.no_quoting,
+    )
 
     from gwsmm.bundle.reading import open_bundle
     from gwsmm.bundle.table import new_columns, score_table, to_csv, write_table
@@ -100,6 +112,12 @@ def _device() -> str:
     from gwsmm.recipe import Trainer
 
     return Trainer(accelerator="auto", devices=1, strategy="auto").device
+
+
+def _delimiter(text: str) -> str:
+    if len(text) != 1 or text in '"\r\n':
+        raise argparse.ArgumentTypeError(f"{text!r} is no single character other than a quote")
+    return text
 
 
 def _count(text: str) -> int:

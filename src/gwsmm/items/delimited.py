@@ -13,7 +13,10 @@ from gwsmm.types import InputError
 # every platform takes.
 csv.field_size_limit(2**31 - 1)
 
-REMEDY = "or with items=table set items.quoting=false if quotes are plain characters"
+REMEDY = (
+    "or, if quotes are plain characters, say so: items=table items.quoting=false, "
+    "gwsmm score --no-quoting"
+)
 
 
 def delimited(
@@ -81,5 +84,5 @@ def _check_delimiter(where: str, header: tuple[str, ...], delimiter: str) -> Non
     if found:
         raise InputError(
             f"{where} is separated by {found[0]!r} and not by {delimiter!r}: save the file "
-            f"with {delimiter!r}, or with items=table set items.delimiter"
+            f"with {delimiter!r}, or name it: items=table items.delimiter, gwsmm score --delimiter"
         )
