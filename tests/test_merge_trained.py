@@ -31,7 +31,15 @@ RECIPE = replace(build("finetune"), learning_rate=2e-3, batch_size=8, epochs=3, 
 DISTILL = Distill(start=Average(), layer_epochs=2, features=1.0, recipe=RECIPE, seed=0)
 JOINT = Joint(recipe=replace(RECIPE, head_learning_rate=1e-2), seed=0)
 TIES = Ties(density=0.3, scale=1.0, base="pretrained")
-ADA = AdaMerging(initial=0.3, steps=8, learning_rate=2e-2, batch_size=6, base="pretrained", seed=0)
+ADA = AdaMerging(
+    initial=0.3,
+    steps=8,
+    learning_rate=2e-2,
+    batch_size=6,
+    precision="fp32",
+    base="pretrained",
+    seed=0,
+)
 WORDS = {"one": ("gas", "heat"), "two": ("sugar", "water", "salt"), "three": ("iron",)}
 SHARED = pytest.mark.parametrize("parts", [("trunk", "pooler"), ("trunk",)], ids="+".join)
 
@@ -57,7 +65,7 @@ def gather(tiny, cpu):
 def quick(merge):
     """The merge with the least work that is still all of its work."""
     if isinstance(merge, AdaMerging):
-        return replace(merge, steps=3)
+        return replace(merge, steps=3, precision="fp32")
     if isinstance(merge, Distill | Joint):
         return replace(merge, recipe=replace(merge.recipe, epochs=2, precision="fp32"))
     return merge
@@ -382,7 +390,8 @@ def test_adamerging_learns_from_the_parts_of_a_batch_what_it_learns_from_the_who
         torch.testing.assert_close(in_parts[name], whole[name], rtol=0, atol=1e-5)
 
 
-def test_adamerging_makes_the_models_surer(members, gather):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_adamerging_makes_the_models_surer(members, gather, precision):
     def entropy(merge):
         learners = gather(merge, members)
         merged, found = merge.learn(learners), []
@@ -393,7 +402,8 @@ def test_adamerging_makes_the_models_surer(members, gather):
             found.append(float(binary_entropy(logits).mean()))
         return np.mean(found)
 
-    assert entropy(replace(ADA, steps=40)) < entropy(replace(ADA, steps=0)) - 1e-3
+    learned, start = (replace(ADA, steps=steps, precision=precision) for steps in (40, 0))
+    assert entropy(learned) < entropy(start) - 1e-3
 
 
 def test_binary_entropy_by_hand():

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+Precision = Literal["fp32", "bf16", "auto"]
 
 
 class Finetune(Protocol):
@@ -76,13 +77,11 @@ class Recipe:
     by_length: bool
     epochs: Annotated[int, Field(ge=1)]
     patience: Annotated[int, Field(ge=1)]
-    precision: Literal["fp32", "bf16", "auto"]
+    precision: Precision
 
     def on_this_machine(self) -> "Recipe":
         """The recipe with the precision that `auto` means here; see `Finetune`."""
-        if self.precision != "auto":
-            return self
-        return replace(self, precision="bf16" if _computes_in_bf16() else "fp32")
+        return replace(self, precision=_settled(self.precision))
 
     @property
     def training(self) -> "Recipe":
@@ -171,6 +170,15 @@ def _computes_in_bf16() -> bool:
     processor = Path("/proc/cpuinfo")  # where there is none, fp32 is right
     return processor.exists() and bool(re.search(r"avx512_bf16|amx_bf16", processor.read_text()))
 
+
+def _settled(precision: Precision) -> Precision:
+    if precision != "auto":
+        return precision
+    return "bf16" if _computes_in_bf16() else "fp32"
+
+
+SettledPrecision = Annotated[Precision, AfterValidator(_settled)]
+"""A precision that is a field of a strategy: what `auto` means is part of its identity."""
 
 Settled = Annotated[Recipe, AfterValidator(Recipe.on_this_machine)]
 """A recipe that is a field of a strategy: what `auto` means is part of the strategy's identity."""

@@ -4,7 +4,7 @@ import logging
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from gwsmm.devices import in_several_processes
 from gwsmm.network import pad
-from gwsmm.recipe import Recipe, Trainer
+from gwsmm.recipe import Precision, Recipe, Trainer
 
 Row = tuple[list[int], Tensor]
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -258,20 +258,27 @@ def _precise(value: object) -> object:
     return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
-def _attention(recipe: Recipe, trainer: Trainer) -> AbstractContextManager[object]:
+def _attention(precision: Precision, trainer: Trainer) -> AbstractContextManager[object]:
     """How attention is computed while a network is trained."""
-    slow = recipe.precision == "bf16" and trainer.device == "cpu"
+    slow = precision == "bf16" and trainer.device == "cpu"
     return _PreciseAttention() if slow else nullcontext()
+
+
+@contextmanager
+def computing(precision: Precision, trainer: Trainer) -> Iterator[None]:
+    """Let networks compute in this precision, as they do in `train`."""
+    reduced = torch.autocast(trainer.device, torch.bfloat16, enabled=precision == "bf16")
+    with reduced, _attention(precision, trainer):
+        yield
 
 
 @torch.no_grad()
 def mean_loss(loss: Loss, data: Data, recipe: Recipe, trainer: Trainer) -> float:
     """The mean over the validation responses, as `train` finds it at the end of every epoch."""
-    precise = torch.autocast(trainer.device, torch.bfloat16, enabled=recipe.precision == "bf16")
     total = rows = 0.0
     for batch in data.val_dataloader():
         ids, mask, targets = (part.to(trainer.device) for part in batch)
-        with precise, _attention(recipe, trainer):
+        with computing(recipe.precision, trainer):
             total += float(loss(ids, mask, targets)) * len(ids)
         rows += len(ids)
     return total / rows
@@ -311,7 +318,7 @@ def _fit(  # noqa: PLR0913 - those of `train`
         logging.getLogger(talkative).setLevel(logging.ERROR)
     steps = recipe.epochs * len(data.batches)
     model = ScoringModel(network, loss, recipe, steps)
-    with warnings.catch_warnings(), _attention(recipe, trainer):
+    with warnings.catch_warnings(), _attention(recipe.precision, trainer):
         # Lightning's advice on worker processes and torch's own deprecations are not for our users.
         warnings.simplefilter("ignore")
         lightning = pl.Trainer(

@@ -10,6 +10,7 @@ from gwsmm.artefact import State
 from gwsmm.batching import Most, batches
 from gwsmm.merge.learning import Learners
 from gwsmm.merge.merging import Base
+from gwsmm.recipe import SettledPrecision
 from gwsmm.types import STRICT
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class AdaMerging:
         steps: of Adam.
         learning_rate: of Adam.
         batch_size: responses of each item in a step.
+        precision: in which the model sees them; see `Recipe`. λ and the task vectors are in fp32.
         base: `pretrained`, `group_mean` or the name of an item that is in every group.
         seed: of the order of the responses.
 
@@ -52,6 +54,7 @@ class AdaMerging:
     steps: Annotated[int, Field(ge=0)]
     learning_rate: Annotated[float, Field(gt=0)]
     batch_size: Annotated[int, Field(ge=1)]
+    precision: SettledPrecision
     base: Base
     seed: Annotated[int, Field(ge=0)]
 
@@ -63,6 +66,7 @@ class AdaMerging:
         from gwsmm.merge.lesson import Responses
         from gwsmm.merge.student import student_of
         from gwsmm.network import pad
+        from gwsmm.scoring import computing
 
         group, device = learners.sorted_by_name(), learners.trainer.device
         responses = Responses.of(group)
@@ -85,8 +89,10 @@ class AdaMerging:
         def entropy(state: State, rows: Sequence[int]) -> torch.Tensor:
             ids, mask = pad([responses.ids[row] for row in rows], group.encoder.padding)
             items = responses.items[list(rows)].to(device)
-            seen = functional_call(student, dict(state), (ids.to(device), mask.to(device), items))
-            return student.mean_over_own(binary_entropy(seen.logits), items)
+            batch = ids.to(device), mask.to(device), items
+            with computing(self.precision, learners.trainer):
+                seen = functional_call(student, dict(state), batch)
+            return student.mean_over_own(binary_entropy(seen.logits.float()), items)
 
         student = student_of(group, group.members, group.base).requires_grad_(False)
         optimizer = torch.optim.Adam([table], lr=self.learning_rate)
