@@ -134,7 +134,7 @@ def lower_bound(a: Anchors, b: Anchors) -> float:
 def explore(a: Anchors, b: Anchors, starts: int, seed: int) -> list[Climbed]:
     """The different minima that the best of many starts between the anchors lead to, best first.
 
-    All starts go a few steps; the best quarter goes on to the end, and all between tiny clouds.
+    All starts go a few steps; the best sixth goes on to the end, and all between tiny clouds.
     """
     one, other = a.space, b.space
     share = 1 if len(one.weights) * len(other.weights) <= _TINY else _SURVIVORS

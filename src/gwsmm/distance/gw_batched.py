@@ -110,8 +110,8 @@ class Batched:
     sorted distance profiles. Each plan is then rounded to its marginals and the least loss kept.
 
     O(n³) per step in matrix products, about thirty steps, O(n²) memory per pair and descent.
-    Choose it for very many pairs where there is a GPU; on a CPU it costs three times `published`
-    at n = 300, for lower minima, and batches gain nothing but with small clouds.
+    Choose it for very many pairs where there is a GPU; on a CPU it costs some ten times
+    `published` at n = 300, for lower minima, and batches gain nothing but with small clouds.
 
     Attributes:
         cost: distance within a cloud; `cosine` is one minus the cosine.

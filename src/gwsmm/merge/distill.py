@@ -27,7 +27,7 @@ _READING = 0.1  # share of the work that is the teachers' reading, roughly
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Distill:
-    """θ = argmin Σ_i mean over responses x of item i of D(student_θ(x), teacher_i(x)).
+    """θ = argmin mean over all responses x of D(student_θ(x), teacher_i(x)), i the item of x.
 
     Every member is the teacher of its own item. In a first phase D is the layer-wise error: the
     mean over layers of ‖h_l(x) − h_l^i(x)‖² / v_il, where h_l is the pooled vector of layer l and

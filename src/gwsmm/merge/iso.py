@@ -34,8 +34,8 @@ class Iso:
     fills an equal share of the others with the largest of what of τ_i lies outside of them; U and
     V are made orthonormal (Procrustes) and σ̄ is the mean over all that were chosen. Other tensors
     get λ times the mean task vector. Directions that rounding the weights to fp32 may have made up
-    are left out: they would get as much weight as any. No data, no gradients; one singular value
-    decomposition of every matrix, T + 3 for Iso-CTS.
+    are left out: they would get as much weight as any. No data, no gradients; three singular
+    value decompositions of every matrix, T + 3 for Iso-CTS.
 
     Neither equal members nor a single one are given back: their spectrum is flattened too.
 
