@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from statistics import mean, median, stdev
 from tempfile import TemporaryDirectory
@@ -41,6 +41,7 @@ TRAINED = ("distill", "joint", "adamerging")  # each costs about as much as fine
 PARTS = ("mergekit", "scoring", "scores", "costs")
 FROZEN = "frozen"
 PUBLISHED = "published merge, heads and pooler"
+HALF = ("merge=ties", "merge.scale=0.5")  # as far as the published merge goes
 NEAR = "heads=l2_sp"
 OWN = "heads=keep"
 SHARED = "private=nothing"
@@ -104,11 +105,11 @@ def main() -> None:
         "costs": lambda: costs(asked, data, rows),
     }
     carry_out(file, parts, asked.only, rows, keys)
-    for name in parts:
-        if of := [row for row in rows if row["part"] == name]:
-            table = pd.DataFrame(of).drop(columns="part").to_markdown(index=False)
-            (BENCH / f"{asked.name}_{name}.md").write_text(table + "\n")
-            print(f"{table}\n")
+    for name in dict.fromkeys(str(row["part"]) for row in rows):
+        of = [row for row in rows if row["part"] == name]
+        table = pd.DataFrame(of).drop(columns="part").to_markdown(index=False)
+        (BENCH / f"{asked.name}_{name}.md").write_text(table + "\n")
+        print(f"{table}\n")
 
 
 def arguments() -> argparse.Namespace:
@@ -127,6 +128,7 @@ def arguments() -> argparse.Namespace:
         choices=list(PLANS),
         help="those at which the merges that train are measured: " + ", ".join(TRAINED),
     )
+    parser.add_argument("--codecs", nargs="+", default=list(CODECS), choices=list(CODECS))
     parser.add_argument("--name", default="merge", help="of the files in outputs/bench")
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS, help="of rows")
     parser.add_argument("--lora", action="store_true", help="train adapters too, as a reference")
@@ -153,9 +155,10 @@ def settings(asked: argparse.Namespace) -> list[Setting]:
     found = [Setting("reference", "one trunk", FROZEN, tuple(frozen))]
     steps = {  # each takes over what the one before it has
         PUBLISHED: ["merge=published", "heads=published", SHARED],
-        "… on the pretrained encoder": ["merge=ties", "heads=published", SHARED],
-        "… with refitted heads": ["merge=ties", "heads=refit", SHARED],
-        "… and private poolers": ["merge=ties", "heads=refit"],
+        "… around the pretrained encoder": [*HALF, "heads=published", SHARED],
+        "… with refitted heads": [*HALF, "heads=refit", SHARED],
+        "… and private poolers": [*HALF, "heads=refit"],
+        "… going the whole way": ["merge=ties", "heads=refit"],
     }
     if "tsv" in merges:
         steps["… merged by singular vectors"] = ["merge=tsv", "heads=refit"]
@@ -178,8 +181,13 @@ def settings(asked: argparse.Namespace) -> list[Setting]:
     found += [
         Setting("codec", "pretrained", name, (*PLANS["one trunk"], *of, PRETRAINED))
         for name, of in CODECS.items()
+        if name in asked.codecs
     ]
-    found += [Setting("codec", plan, SMALL, (*PLANS[plan], *CODECS[SMALL])) for plan in plans]
+    found += [
+        Setting("codec", plan, SMALL, (*PLANS[plan], *CODECS[SMALL]))
+        for plan in plans
+        if SMALL in asked.codecs
+    ]
     if asked.lora:
         found.append(Setting("reference", "one trunk", "LoRA", (*PLANS["one trunk"], *LORA)))
     return [each for each in found if each.name == FROZEN or each.kind in asked.kinds]
@@ -194,7 +202,7 @@ def scores(
 ) -> None:
     found: dict[Setting, list[Row]] = {}
     frozen: dict[int, Row] = {}
-    others = [row for row in rows if row["part"] != "scores"]
+    others = [row for row in rows if row["part"] not in ("scores", "steps")]
     for longest, seed in product((False, True), asked.seeds):  # what takes hours comes last
         common = [*data, *asked.overrides, f"seed={seed}"]
         items = prepare(configured(*common))
@@ -211,10 +219,12 @@ def scores(
             row |= {f"individual_{name}": base[f"individual_{name}"] for name in METRICS}
             least, individual = float(base["micro_f1"]), float(row["individual_micro_f1"])
             row["gain_kept"] = (float(row["micro_f1"]) - least) / (individual - least)
+            row["seed"] = seed
             found.setdefault(setting, []).append(row)
             kept = row["micro_f1"] / row["individual_micro_f1"]
             print(f"{seed} {setting.plan}, {setting.name}: {kept:.4f}", flush=True)
             rows[:] = [*others, *(table_row(each, of) for each, of in found.items())]
+            rows += step_gains(found)
             keys |= chosen(found)
             save()
     docs = ROOT / "docs" / "frontier.png"
@@ -271,6 +281,31 @@ def table_row(setting: Setting, of: list[Row]) -> Row:
         "passes": f"{average(of, 'passes'):.0f}",
         "seeds": len(of),
     }
+
+
+def step_gains(found: dict[Setting, list[Row]]) -> list[Row]:
+    """What each step of the decomposition gives beside the one before it, seed by seed."""
+    rows: list[Row] = []
+    for before, after in pairwise(each for each in found if each.kind == "step"):
+        earlier = {row["seed"]: row for row in found[before]}
+        pairs = [(earlier[row["seed"]], row) for row in found[after] if row["seed"] in earlier]
+        rows.append(
+            {
+                "part": "steps",
+                "step": after.name,
+                **{
+                    f"{name} kept, points": interval(
+                        [share([b], name)[0] - share([a], name)[0] for a, b in pairs]
+                    )
+                    for name in METRICS
+                },
+                "gain kept, points": interval(
+                    [float(b["gain_kept"]) - float(a["gain_kept"]) for a, b in pairs]
+                ),
+                "seeds": len(pairs),
+            }
+        )
+    return rows
 
 
 def chosen(found: dict[Setting, list[Row]]) -> dict[str, object]:

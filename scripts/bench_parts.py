@@ -1,12 +1,12 @@
 """What the benchmarks share: their configuration, their parts, and processes of their own."""
 
 import json
-import resource
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from bench_memory import peak_memory
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
@@ -68,4 +68,4 @@ def alone(work: Callable[..., Any], *arguments: object) -> tuple[Any, int]:
 
 def _with_memory(work: Callable[..., Any], arguments: Sequence[object]) -> tuple[Any, int]:
     result = work(*arguments)
-    return result, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return result, peak_memory()

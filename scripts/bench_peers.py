@@ -5,7 +5,6 @@ the side needs; its memory is the largest of its process.
 """
 
 import json
-import re
 import subprocess
 import sys
 import time
@@ -13,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
+
+from bench_memory import peak_memory
 
 if TYPE_CHECKING:
     from bench_parts import Row
@@ -149,5 +150,4 @@ if __name__ == "__main__":
     found = {side.__name__: side for side in (by_bundle, by_pipelines)}[sys.argv[1]](
         Path(sys.argv[2])
     )
-    status = Path("/proc/self/status").read_text()  # a child's getrusage has its parent's peak too
-    print(json.dumps([*found, 1024 * int(re.search(r"VmHWM:\s*(\d+)", status)[1])]))
+    print(json.dumps([*found, peak_memory()]))

@@ -121,9 +121,9 @@ def grid(bench: Bench) -> None:
     before = bench.begun("grid")
     bench.note("grid", "stages computed", ", ".join(f"{v} {k}" for k, v in before.items()))
     again = spent(bench.grid("grid", "second"))
-    more = bench.begun("grid") - before
     bench.note("grid", "the same again, into another folder", seconds(*again))
     same = spent(bench.grid("grid", "first"))
+    more = bench.begun("grid") - before
     bench.note("grid", "the same again, into the same folder", seconds(*same))
     bench.note("grid", "stages computed by these", str(more.total()))
     bench.note("grid", "times less than independent runs", f"{len(JOBS) * wall / first[0]:.1f}")
