@@ -40,7 +40,6 @@ from gwsmm.pipeline import prepare, run
 from gwsmm.results import pairs_frame
 from gwsmm.tracked import Finished, told
 from gwsmm.tracking import Wandb
-from gwsmm.types import InputError
 
 SECRETS = [word.encode() for word in (*WORDS, "melting", "floating")]  # of the responses
 OFFLINE = Wandb(mode="offline", project="gwsmm", entity=None, bundle=False, timeout=60)
@@ -305,41 +304,53 @@ def test_only_a_tracker_that_is_asked_for_leaves_anything(
     for name in ("API_KEY", "BASE_URL", "IDENTITY_TOKEN_FILE"):
         monkeypatch.delenv(f"WANDB_{name}", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no_netrc"))
-    folder, store = tmp_path / "run", tmp_path / "store"
-    if choice == "online":
-        ended = world.run(folder, f"tracker={choice}", f"store={store}")
-        assert ended.code == 2
-        assert "WANDB_API_KEY" in ended.err
-        assert "tracker=offline" in ended.err
-        assert not store.exists()  # refused before any work
-        assert not folder.exists()
-    else:
-        assert world.run(folder, f"tracker={choice}").code == 0
-        assert (folder / "wandb").exists() == (choice != "off")
-        assert not (folder / "bundle").exists()
-        if choice != "off":
-            found = tracked(folder)
-            assert found.about.run_group == ""
-            assert found.about.display_name == folder.name
-            assert {each.name for each in found.artifacts} >= {"items", "members"}
-            assert "bundle" not in {each.name for each in found.artifacts}
+    folder = tmp_path / "run"
+    assert world.run(folder, f"tracker={choice}").code == 0
+    assert (folder / "wandb").exists() == (choice != "off")
+    assert not (folder / "bundle").exists()
+    if choice != "off":
+        found = tracked(folder)
+        assert found.about.run_group == ""
+        assert found.about.display_name == folder.name
+        assert {each.name for each in found.artifacts} >= {"items", "members"}
+        assert "bundle" not in {each.name for each in found.artifacts}
+
+
+def test_online_without_a_key_is_said_at_the_start_and_recorded(
+    world, multirun, silent, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("WANDB_API_KEY")
+    monkeypatch.setenv("NETRC", str(tmp_path / "no_netrc"))
+    folder = tmp_path / "run"
+    ended = world.run(folder, "tracker=online")
+    assert ended.code == 0, ended.err
+    said = (folder / "run.log").read_text().splitlines()
+    warned = [line for line in said if "there is no Weights & Biases key" in line]
+    first, last = warned
+    assert said.index(first) < next(at for at, line in enumerate(said) if "begun" in line)
+    assert "WANDB_API_KEY" in first
+    assert "`wandb sync RUN/wandb/offline-run-*` sends it later" in first
+    (path,) = run_files(folder)
+    assert f"`wandb sync {path.parent}` sends it" in last
+    assert tracked(folder).summary.items() >= expected_summary(folder).items()
+    assert not silent  # nobody was asked
 
 
 @pytest.mark.parametrize("host", ["api.wandb.ai", "wandb.school.example:8080"])
-def test_a_key_may_stand_in_netrc(host, tmp_path, monkeypatch):
+def test_a_key_may_stand_in_netrc(host, tmp_path, monkeypatch, caplog):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("WANDB_BASE_URL", f"https://{host}")
     online = replace(OFFLINE, mode="online")
-    with pytest.raises(InputError):
-        online.check()
+    online.check()
     with monkeypatch.context() as other:
         other.setenv("NETRC", "~nobody_of_this_name/netrc")
-        with pytest.raises(InputError):
-            online.check()
+        online.check()
+    assert len(caplog.records) == 2
     name = host.partition(":")[0]
     (tmp_path / "netrc").write_text(f"machine {name}\n  login user\n  password {'0' * 40}\n")
     online.check()
+    assert len(caplog.records) == 2
 
 
 # What is sent
@@ -491,6 +502,27 @@ def test_a_service_that_never_answers_does_not_hold_the_run_up(world, multirun, 
     assert f"`wandb sync {path.parent}` sends it" in said
     own = expected_summary(folder)
     assert tracked(folder).summary.items() >= own.items()  # nothing is lost
+
+
+def test_after_a_run_that_could_not_be_sent_no_later_one_waits(found, silent, tmp_path, caplog):
+    online = replace(OFFLINE, mode="online", timeout=12)
+    warned, asked = [], []
+    for job in ("0", "1", "2"):
+        run = replace(found, folder=tmp_path / job)
+        run.folder.mkdir()
+        caplog.clear()
+        online(run)
+        (record,) = caplog.records
+        (path,) = run_files(run.folder)
+        assert record.message.endswith(f"; `wandb sync {path.parent}` sends it")
+        assert tracked(run.folder).about.display_name == run.name
+        warned.append(record.message.partition(";")[0])
+        asked.append(len(silent))
+    first, *later = warned
+    assert first.startswith("not sent (Weights & Biases was not done in time")
+    assert later == ["not sent (sending failed before)"] * 2
+    assert asked[0]
+    assert len(set(asked)) == 1  # nobody was asked again
 
 
 def test_offline_speaks_to_nobody(finished, silent, caplog):

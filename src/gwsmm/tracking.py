@@ -1,8 +1,8 @@
 """Trackers: curves, tables, pictures and lineage of a finished run for Weights & Biases.
 
-All of wandb runs in processes of its own that are ended at a deadline: whatever happens there, the
-run is neither ended nor held up. `online` records as `offline` does and then sends the record, so
-that a lost connection loses nothing.
+All of wandb runs in processes of its own that are ended at a deadline: whatever happens there does
+not end the run, nor hold it up for longer. `online` records as `offline` does and then sends the
+record, so that a lost connection loses nothing.
 """
 
 import json
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 # Else wandb reports how it is used, offline too, and does not end before that is taken.
 _QUIET = {"WANDB_ERROR_REPORTING": "false"}
+_NO_KEY = "there is no Weights & Biases key"
+_GIVEN_UP = set[str]()  # addresses of services to which this process could not send
 
 
 class Tracker(Protocol):
@@ -40,11 +42,7 @@ class Tracker(Protocol):
     pictures: ClassVar[bool]
 
     def check(self) -> None:
-        """Refuse, before any work, what cannot succeed.
-
-        Raises:
-            InputError: e.g. there is no key for the online service.
-        """
+        """Warn, before any work, of what cannot succeed."""
 
     def __call__(self, run: Finished) -> None:
         """Show a finished run; a failure is logged and never ends the program."""
@@ -73,7 +71,9 @@ class Wandb:
         project: on the service.
         entity: user or team on the service; None: the default one.
         bundle: whether the run's bundle is written into its folder, and is an artifact too.
-        timeout: seconds, at most a day, that recording and sending may take together.
+        timeout: seconds, at most a day, that recording and sending may take together. After a run
+            that could not be sent, later runs of the same process are recorded and not sent, so
+            that a service that is silent holds up one run and not a whole multirun.
     """
 
     pictures: ClassVar[bool] = True
@@ -85,11 +85,12 @@ class Wandb:
     timeout: Annotated[float, Field(gt=0, le=86400)]
 
     def check(self) -> None:
-        """Refuse to go online without a key; see `Tracker`."""
+        """Say that without a key nothing is sent; see `Tracker`."""
         if self.mode == "online" and not _has_key():
-            raise InputError(
-                "tracker.mode=online: there is no Weights & Biases key; run `wandb login`, set "
-                "WANDB_API_KEY, or take tracker=offline or tracker=off"
+            log.warning(
+                "tracker.mode=online: %s: what is recorded is not sent; run `wandb login` or set "
+                "WANDB_API_KEY, and `wandb sync RUN/wandb/offline-run-*` sends it later",
+                _NO_KEY,
             )
 
     def __call__(self, run: Finished) -> None:
@@ -101,11 +102,8 @@ class Wandb:
         except (InputError, OSError, subprocess.SubprocessError) as error:
             log.warning("not tracked (%s); everything is in %s", _why(error), run.folder)
             return
-        if self.mode == "online":
-            try:
-                _send(place, end)
-            except (OSError, subprocess.SubprocessError) as error:
-                log.warning("not sent (%s); `wandb sync %s` sends it", _why(error), place)
+        if self.mode == "online" and (reason := _unsent(place, end)):
+            log.warning("not sent (%s); `wandb sync %s` sends it", reason, place)
 
     def _record(self, run: Finished, bundle: Path | None, end: float) -> Path:
         """Write the offline run, and return its folder."""
@@ -139,6 +137,21 @@ def _bundled(run: Finished) -> Path | None:
         log.warning("no bundle is tracked (%s)", error)
         return None
     return folder
+
+
+def _unsent(place: Path, end: float) -> str:
+    """Send a record; why that did not succeed, or nothing."""
+    service = os.environ.get("WANDB_BASE_URL", "")
+    if not _has_key():
+        return _NO_KEY
+    if service in _GIVEN_UP:
+        return "sending failed before"
+    try:
+        _send(place, end)
+    except (OSError, subprocess.SubprocessError) as error:
+        _GIVEN_UP.add(service)
+        return _why(error)
+    return ""
 
 
 def _send(place: Path, end: float) -> None:
