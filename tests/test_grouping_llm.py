@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 from dataclasses import replace
+from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
@@ -148,7 +149,8 @@ def test_an_answer_is_recorded_and_never_asked_for_again(server, asking, tmp_pat
     assert record.origin.model == "little"
     assert record.origin.date in record.source
     assert record.origin.prompt == server.asked[0]["messages"][0]["content"]
-    assert len(record.origin.sha256) == 64
+    assert record.origin.answer == json.dumps(said)
+    assert record.origin.sha256 == sha256(record.origin.answer.encode()).hexdigest()
     assert planned(replace(grouping, record=str(file), answers="nowhere")) == JOINED
     assert KEY not in file.read_text()
 
@@ -182,18 +184,41 @@ REFUSED = {
     "more than asked": ({**MATRIX, "note": "hm"}, "no JSON object of items and similarity"),
     "nothing": ("", "Expecting value"),
     "deep": ("[" * 100_000, "nested too deeply"),
-    "long": (json.dumps(MATRIX) + " " * 300_000, "Expecting value"),
+    "long": (json.dumps(MATRIX) + " " * 300_000, "more than 200000 characters"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_used_is_asked_for_again_with_the_reason(server, asking, case):
+def test_what_cannot_be_used_is_recorded_and_asked_for_again_with_the_reason(
+    server, asking, tmp_path, case
+):
     said, reason = REFUSED[case]
     server.script = [said, MATRIX]
     assert planned(asking) == JOINED
     first, again = server.asked
     assert again["messages"][0] == first["messages"][0]
     assert reason in again["messages"][-1]["content"]
+    (recorded,) = refused(tmp_path / "answers")
+    (file,) = (tmp_path / "answers").glob("*.json")
+    assert recorded["prompt"] == first["messages"][0]["content"]
+    assert recorded["model"] == "little"
+    assert recorded["date"] == read_record(str(file)).origin.date
+
+
+def test_half_a_character_is_replaced_and_recorded(server, asking, tmp_path):
+    server.script = ['{"items": ["\ud800"]}', MATRIX]
+    assert planned(asking) == JOINED
+    (recorded,) = refused(tmp_path / "answers")
+    assert recorded["answer"] == '{"items": ["?"]}'
+
+
+def refused(answers):
+    """What is recorded of the answers that were refused."""
+    (file,) = answers.glob("*.refused.jsonl")
+    found = [json.loads(line) for line in file.read_text().splitlines()]
+    for each in found:
+        assert each["sha256"] == sha256(each["answer"].encode()).hexdigest()
+    return found
 
 
 def test_a_plan_of_another_number_of_groups_is_asked_for_again(server, asking):
@@ -203,13 +228,66 @@ def test_a_plan_of_another_number_of_groups_is_asked_for_again(server, asking):
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_can_never_be_used_ends_in_one_line_and_leaves_nothing(server, asking, tmp_path, case):
+def test_what_can_never_be_used_ends_in_one_line_and_is_recorded_as_refused(
+    server, asking, tmp_path, case
+):
     said, reason = REFUSED[case]
     server.script = [said, said]
     line = failed(asking)
     assert line.startswith("grouping.chat.model=little: 2 answers could not be used")
     assert reason in line
-    assert not (tmp_path / "answers").exists()
+    assert not list((tmp_path / "answers").glob("*.json"))
+    raw = said if isinstance(said, str) else json.dumps(said)
+    for recorded in refused(tmp_path / "answers"):
+        assert recorded["answer"] == raw
+        assert reason in recorded["reason"]
+    server.script = [MATRIX]  # it is no record: the model is asked again
+    assert planned(asking) == JOINED
+    assert len(refused(tmp_path / "answers")) == 2
+
+
+ALTERED = {
+    "the matrix": lambda record: record["similarity"][0].__setitem__(0, 1 - 1e-9),
+    "a cell": lambda record: [
+        record["similarity"][i].__setitem__(j, 0.5) for i, j in ((0, 1), (1, 0))
+    ],
+    "the names": lambda record: record.update(items=record["items"][::-1]),
+    "the text": lambda record: record["origin"].update(answer=record["origin"]["answer"] + " "),
+    "the hash": lambda record: record["origin"].update(sha256="0" * 64),
+}
+
+
+@pytest.mark.parametrize("altered", ALTERED)
+def test_a_record_that_is_not_what_was_answered_is_refused(server, asking, tmp_path, altered):
+    server.script = [MATRIX]
+    asking.check(items())
+    (file,) = (tmp_path / "answers").iterdir()
+    record = json.loads(file.read_text())
+    ALTERED[altered](record)
+    file.write_text(json.dumps(record))
+    for grouping in (asking, replace(asking, record=str(file))):
+        line = failed(grouping)
+        assert line.startswith(f"{file}: ")
+        assert "altered" in line or altered == "the matrix"
+    assert len(server.asked) == 1
+
+
+def test_a_record_from_before_raw_texts_were_kept_is_replayed(server, asking, tmp_path):
+    server.script = [MATRIX]
+    asking.check(items())
+    (file,) = (tmp_path / "answers").iterdir()
+    record = json.loads(file.read_text())
+    del record["origin"]["answer"]
+    file.write_text(json.dumps(record))
+    assert planned(asking) == JOINED
+    assert len(server.asked) == 1
+
+
+def test_a_service_without_schemas_is_asked_without_one_and_its_answer_is_checked(server, asking):
+    server.script = [status(400), "Sure: " + json.dumps(MATRIX), status(400), MATRIX]
+    assert planned(asking) == JOINED
+    assert ["response_format" in each for each in server.asked] == [True, False, True, False]
+    assert "Expecting value" in server.asked[2]["messages"][-1]["content"]
 
 
 def failed(grouping):
@@ -230,6 +308,7 @@ def test_a_service_that_fails_once_is_asked_again(server, asking, once):
 FAILING = {
     "429": (status(429), "status 429"),
     "500": (status(500), "status 500"),
+    "bad request": (status(400), "status 400"),
     "wrong key": (status(401), "status 401"),
     "slow": (slow, "no answer within 1 s"),
     "cut off": (cut_off, "APIConnectionError"),

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -12,8 +13,7 @@ from gwsmm.types import STRICT, InputError
 
 Taken = TypeVar("Taken")
 
-LONGEST = 200_000
-"""Characters of an answer; more is no answer to what is asked here."""
+LONGEST = 200_000  # characters of an answer; more is no answer to what is asked here
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -35,12 +35,13 @@ class Chat:
     retries: Annotated[int, Field(ge=0)]
 
     def ask(self, prompt: str, shape: Mapping[str, Any], take: Callable[[str], Taken]) -> Taken:
-        """What is taken of the first answer that can be used.
+        """What is taken of the first answer that can be used; `take` is given every one.
 
         Args:
             prompt: the question.
             shape: properties of the JSON object that is asked for.
-            take: makes of an answer what it says; raises ValueError with the reason if it cannot.
+            take: makes of an answer's text what it says; raises ValueError with the reason if it
+                cannot.
 
         Raises:
             InputError: openai is not installed, there is no key, the service fails, or no answer
@@ -57,7 +58,7 @@ class Chat:
                 reason = " ".join(str(error).split())[:300]
             said = [
                 said[0],
-                {"role": "assistant", "content": text},
+                {"role": "assistant", "content": text[:LONGEST]},
                 {"role": "user", "content": f"This cannot be used: {reason}. Answer again."},
             ]
         raise InputError(
@@ -92,15 +93,16 @@ class Chat:
             "required": list(shape),
             "additionalProperties": False,
         }
+        wanted = {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "strict": True, "schema": schema},
+        }
+        ask = partial(client.chat.completions.create, model=self.model, messages=said)
         try:
-            found = client.chat.completions.create(
-                model=self.model,
-                messages=said,
-                response_format={
-                    "type": "json_schema",
-                    "json_schema": {"name": "answer", "strict": True, "schema": schema},
-                },
-            )
+            try:
+                found = ask(response_format=wanted)
+            except openai.BadRequestError:  # not every service knows schemas; answers are checked
+                found = ask()
             text = found.choices[0].message.content
         except openai.APIStatusError as error:
             raise self._failed(f"status {error.status_code}") from None
@@ -110,9 +112,8 @@ class Chat:
             raise self._failed(type(error).__name__) from None
         except (AttributeError, IndexError, TypeError, ValueError):
             raise self._failed("an answer that is none of its protocol") from None
-        if not isinstance(text, str) or len(text) > LONGEST:
-            return ""
-        return text
+        # no file holds half of a surrogate pair
+        return text.encode(errors="replace").decode() if isinstance(text, str) else ""
 
     def _failed(self, how: str) -> InputError:
         # an address may hold a password

@@ -1,7 +1,8 @@
 """What a language model thinks of the items: asked once, recorded, and replayed ever after."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -12,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from gwsmm.disk import locate
 from gwsmm.grouping.candidates import Candidates
-from gwsmm.grouping.chat import Chat
+from gwsmm.grouping.chat import LONGEST, Chat
 from gwsmm.grouping.linkage import Linkage, Method, into
 from gwsmm.grouping.record import Origin, Record, named, plan_of, read_record, record_of
 from gwsmm.types import STRICT, Distances, InputError, Item, Plan
@@ -57,9 +58,11 @@ class LanguageModel:
         method: linkage by which a matrix is clustered.
         encoders: groups that remain.
         chat: where and how the model is asked.
-        answers: folder of what models answered. A question that was answered is not asked again,
-            so that a run repeats without a network; every file names model, date, prompt and hash,
-            and can be given as `record`.
+        answers: folder of what models answered, each answer with model, date, prompt, raw text and
+            its hash. A question that was answered is not asked again, so that a run repeats without
+            a network; its file, `KEY.json`, can be given as `record`, and is refused once it is not
+            what the model answered. Answers that were refused stand with the reason in
+            `KEY.refused.jsonl`.
 
     Source: the paper's GPT-o1 baseline, whose matrix is the record `gpt_o1`.
     """
@@ -123,37 +126,60 @@ class LanguageModel:
         """
         prompt, file = self._prompt(items), self._file(items)
         names = [item.name for item in items]
-        record = self.chat.ask(
-            prompt, _SHAPES[self.answer], lambda text: self._taken(text, prompt, names)
-        )
+
+        def take(text: str) -> Record:
+            origin = self._origin(text, prompt)
+            try:
+                return self._taken(text, origin, names)
+            except ValueError as error:
+                line = json.dumps(origin.model_dump() | {"reason": str(error)})
+                with self._kept(), file.with_suffix(".refused.jsonl").open("a") as lines:
+                    lines.write(f"{line}\n")
+                raise
+
+        record = self.chat.ask(prompt, _SHAPES[self.answer], take)
         part = file.with_suffix(".part")
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
+        with self._kept():
             part.write_text(record.model_dump_json(indent=1, exclude_none=True), encoding="utf-8")
             part.replace(file)
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Make the folder of answers, and run a block that writes into it.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        try:
+            locate(self.answers, "grouping.answers").mkdir(parents=True, exist_ok=True)
+            yield
         except OSError as error:
             raise InputError(
                 f"grouping.answers={self.answers}: the answer cannot be kept there "
                 f"({error.strerror}); give another folder"
             ) from None
 
-    def _taken(self, text: str, prompt: str, names: Sequence[str]) -> Record:
+    def _origin(self, text: str, prompt: str) -> Origin:
+        return Origin(
+            model=self.chat.model,
+            date=datetime.now(UTC).date().isoformat(),
+            prompt=prompt,
+            sha256=sha256(text.encode()).hexdigest(),
+            answer=text,
+        )
+
+    def _taken(self, text: str, origin: Origin, names: Sequence[str]) -> Record:
         """The answer as a record.
 
         Raises:
             ValueError: it is no JSON object of the wanted shape, not about exactly these items, or
                 has another number of groups.
         """
-        date = datetime.now(UTC).date().isoformat()
-        origin = Origin(
-            model=self.chat.model,
-            date=date,
-            prompt=prompt,
-            sha256=sha256(text.encode()).hexdigest(),
-        )
+        if len(text) > LONGEST:
+            raise ValueError(f"it has more than {LONGEST} characters")
         try:
             answer = named(json.loads(text), tuple(_SHAPES[self.answer]))
-            source = f"{self.chat.model}, {date}"
+            source = f"{origin.model}, {origin.date}"
             record = record_of({"source": source, **answer, "origin": origin})
             found = len(plan_of(record, self._rule, names).groups)
         except RecursionError:

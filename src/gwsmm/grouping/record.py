@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ class Origin(BaseModel):
         date: of the answer.
         prompt: the question, whole.
         sha256: of the answer.
+        answer: its raw text; None: it was not kept, and nothing can be compared with it.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -34,6 +36,7 @@ class Origin(BaseModel):
     date: str
     prompt: str
     sha256: str
+    answer: str | None = None
 
 
 class Record(BaseModel):
@@ -66,6 +69,19 @@ class Record(BaseModel):
                     f"`similarity` must have a row and a column for each of {n} `items`"
                 )
             _check_matrix(np.array(matrix))
+        return self
+
+    @model_validator(mode="after")
+    def _as_answered(self) -> "Record":
+        if self.origin is None or self.origin.answer is None:
+            return self
+        raw = self.origin.answer
+        own = self.model_dump(include={"groups", "items", "similarity"}, exclude_none=True)
+        if sha256(raw.encode()).hexdigest() != self.origin.sha256 or json.loads(raw) != own:
+            raise ValueError(
+                "it is not what the language model answered by `origin`: it was altered since; "
+                "give it as it was recorded, or remove it and ask again"
+            )
         return self
 
 
