@@ -17,6 +17,7 @@ from gwsmm.decision.half import Half
 from gwsmm.decision.rule import Rule, Validated, half, load_rule, sigmoid
 from gwsmm.decision.temperature import Temperature
 from gwsmm.decision.thresholds import Thresholds
+from gwsmm.decision.thresholds_and_temperature import ThresholdsAndTemperature
 from gwsmm.evaluate import Evaluation, Tested, load_calibration, load_predictions, load_scores
 from gwsmm.items.ordinal import decode, encode, steps
 
@@ -220,6 +221,13 @@ def test_no_temperature_within_the_limits_is_better_by_more_than_a_step(said):
     assert nll(found, said) == pytest.approx(best.fun, abs=1e-4)
 
 
+@pytest.mark.parametrize("prior", [0.0, 10.0])
+def test_both_are_the_thresholds_and_the_temperature_that_each_finds_alone(said, prior):
+    both = ThresholdsAndTemperature(prior=prior, limit=10.0)(said)
+    assert both.thresholds == Thresholds(prior=prior)(said).thresholds
+    assert both.temperature == Temperature(limit=10.0)(said).temperature
+
+
 def test_responses_that_are_all_right_are_as_sure_as_the_limit_allows():
     given = drawn("multilabel", 0)
     sure = Validated("multilabel", (given.labels * 2.0 - 1).astype(np.float32), given.labels)
@@ -306,13 +314,18 @@ def ece(truth, probabilities):
 
 # Whole runs
 
+FITTED = {  # with these settings; what of the predictions they change
+    "thresholds": (["decision.prior=0"], ["decision"]),
+    "temperature": ([], ["probability"]),
+    "thresholds_and_temperature": (["decision.prior=0"], ["decision", "probability"]),
+}
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     write_items(root / "data")
-    choices = {"half": [], "thresholds": ["decision.prior=0"], "temperature": []}
-    for name, settings in choices.items():
+    for name, settings in (("half", []), *((name, each) for name, (each, _) in FITTED.items())):
         where = [f"items.path={root / 'data'}", f"store={root / 'store'}"]
         given = [*TINY, TWO, "tracker=off", "items=pasta", *where, f"decision={name}", *settings]
         ended = gwsmm("run", *given, f"hydra.run.dir={root / name}")
@@ -325,7 +338,7 @@ def test_one_half_fits_nothing_and_says_nothing_of_it(runs):
     assert not any("decision" in item for item in read_json(runs / "half/results.json")["items"])
 
 
-@pytest.mark.parametrize("name", ["thresholds", "temperature"])
+@pytest.mark.parametrize("name", FITTED)
 def test_rules_of_both_models_are_in_the_results_as_documented(runs, name):
     results = read_json(runs / name / "results.json")
     plain = set(paths(read_json(runs / "half/results.json")))
@@ -341,5 +354,6 @@ def test_rules_of_both_models_are_in_the_results_as_documented(runs, name):
     before = pd.read_parquet(runs / "half" / "predictions.parquet")
     baseline = frame["model"] == "majority"
     pd.testing.assert_frame_equal(frame[baseline], before[baseline])
-    changed = {"thresholds": "decision", "temperature": "probability"}[name]
+    changed = FITTED[name][1]
+    assert all((frame[each] != before[each]).any() for each in changed)
     pd.testing.assert_frame_equal(frame.drop(columns=changed), before.drop(columns=changed))
