@@ -410,12 +410,12 @@ def test_the_tests_are_those_of_scipy_on_the_means_over_the_seeds(several):
     worse = table[(table["run"] == "merge.scale=9") & (table["metric"] == "micro F1")]
     against = worse.set_index("against")["p (paired t)"]
     merged = scores("merge.scale=9", "merged")
-    assert against["individual"] == pytest.approx(
-        ttest_rel(merged, scores("merge.scale=9", "individual")).pvalue
-    )
-    assert against["default"] == pytest.approx(
-        ttest_rel(merged, scores("default", "merged")).pvalue
-    )
+    others = {
+        "individual": scores("merge.scale=9", "individual"),
+        "default": scores("default", "merged"),
+    }
+    for name, other in others.items():
+        assert against[name] == pytest.approx(ttest_rel(merged, other).pvalue, abs=1e-9)
     assert (table["p (paired t, Holm)"] >= table["p (paired t)"] - 1e-12).all()
 
 
@@ -481,7 +481,7 @@ def test_a_signal_that_says_the_loss_predicts_it_and_the_best_plan_stands_above_
     squares = np.mean([apart(seed, len(ITEMS)) ** 2 for seed in (0, 1)], axis=0)
     drift = table.loc[("drift by CKA (default)", "micro F1 lost", "test")]
     expected = spearmanr(mean[above], squares[above]).statistic
-    assert drift["Spearman"] == pytest.approx(expected)
+    assert drift["Spearman"] == pytest.approx(expected, abs=1e-9)
 
     places = read(several / "out", "standings").set_index("seed")
     for seed in (0, 1):
