@@ -40,46 +40,137 @@ from gwsmm.types import InputError
 SRC = Path(__file__).parents[1] / "src"
 
 
-def calls() -> list[tuple[str, ast.Call]]:
-    """Every call in the package: where it stands, and the call."""
-    return [
-        (path.name, node)
-        for path in SRC.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call)
-    ]
-
-
 # Nothing is executed.
 
+PICKLES = {"pickle", "_pickle", "cloudpickle", "dill", "shelve", "marshal"}  # modules, wherever
+METHODS = {"read_pickle", "load_from_checkpoint"}  # whatever they are methods of
+REFUSED = {
+    *("eval", "exec", "compile", "__import__"),
+    *(f"builtins.{name}" for name in ("eval", "exec", "compile", "__import__")),
+    *("os.system", "os.popen", "torch.load", "torch.serialization.load", "torch.jit.load"),
+    *("torch.hub.load", "torch.package", "joblib.load", "numpy.lib.format.read_array"),
+    *(f"yaml.{name}{end}" for name in ("load", "unsafe_load", "full_load") for end in ("", "_all")),
+    *("yaml.Loader", "yaml.UnsafeLoader", "yaml.FullLoader"),
+}
+SAFE = {  # keywords that have one safe value
+    "allow_pickle": False,
+    "shell": False,
+    "trust_remote_code": False,
+    "use_safetensors": True,
+}
 
-def test_nothing_that_can_run_code_is_called_or_imported():
-    refused = {
-        *("pickle.load", "pickle.loads", "torch.load", "joblib.load", "yaml.load", "np.load"),
-        *("yaml.unsafe_load", "yaml.full_load", "eval", "exec", "os.system", "pd.read_pickle"),
-        *("torch.hub.load", "marshal.load", "marshal.loads", "shelve.open", "__import__"),
-    }
-    assert {ast.unparse(call.func) for _, call in calls()} & refused == set()
-    texts = [path.read_text(encoding="utf-8") for path in SRC.rglob("*.py")]
-    for word in (
+
+def imported(tree: ast.AST) -> dict[str, str]:
+    """What the names that a module imports stand for, in full."""
+    found = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for each in node.names:
+                first = each.name.split(".")[0]
+                found[each.asname or first] = each.name if each.asname else first
+                found[each.name] = each.name
+        elif isinstance(node, ast.ImportFrom):
+            for each in node.names:
+                found[each.asname or each.name] = f"{node.module}.{each.name}"
+    return found
+
+
+def runs_code(text: str) -> list[str]:
+    """By which names a module could run code that it reads, in full whatever their alias."""
+    tree = ast.parse(text)
+    stands_for = imported(tree)
+
+    def in_full(node: ast.AST) -> str:
+        first, dot, rest = ast.unparse(node).partition(".")
+        return stands_for.get(first, first) + dot + rest
+
+    names = set(stands_for.values())
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute | ast.Name):
+            names.add(in_full(node))
+        elif isinstance(node, ast.Call):
+            found += [
+                f"{each.arg}={ast.unparse(each.value)}"
+                for each in node.keywords
+                if each.arg in SAFE and ast.unparse(each.value) != str(SAFE[each.arg])
+            ]
+            # the third argument is allow_pickle, and ** may hold it
+            hidden = len(node.args) > 2 or any(each.arg is None for each in node.keywords)
+            if in_full(node.func) == "numpy.load" and hidden:
+                found.append("numpy.load")
+    for name in names:
+        parts = name.split(".")
+        if name in REFUSED or PICKLES & {*parts} or parts[-1] in {*METHODS, "*"}:
+            found.append(name)
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(SRC.rglob("*.py")), ids=lambda path: path.stem)
+def test_nothing_that_can_run_code_is_called_or_imported(path):
+    assert runs_code(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
         "import pickle",
-        "import dill",
-        "import cloudpickle",
-        "shell=True",
-        "allow_pickle",
-    ):
-        assert not [text for text in texts if word in text]
+        "import pickle as p",
+        "from pickle import loads",
+        "def f():\n    from joblib.externals import cloudpickle",
+        "import joblib.externals.cloudpickle",
+        "import torch\ntorch.load(p)",
+        "import torch as t\nread = partial(t.load)",
+        "from torch import load",
+        "from torch import load as read\nread(p)",
+        "from torch import serialization\nserialization.load(p)",
+        "from torch import *",
+        "import numpy\nnumpy.load(p, allow_pickle=True)",
+        "import numpy as np\nnp.load(p, None, True)",
+        "import numpy as np\nnp.load(p, **given)",
+        "from numpy import load\nload(p, allow_pickle=given)",
+        "import pandas\npandas.read_pickle(p)",
+        "import pandas as anything\nanything.read_pickle(p)",
+        "from pandas import read_pickle",
+        "from joblib import load as anything",
+        "import yaml\nyaml.load(p, yaml.Loader)",
+        "from yaml import unsafe_load",
+        "eval(p)",
+        "import builtins\nbuiltins.exec(p)",
+        "import subprocess\nsubprocess.run(p, shell=True)",
+        "Module.load_from_checkpoint(p)",
+        "AutoModel.from_pretrained(p, trust_remote_code=True)",
+        "AutoModel.from_pretrained(p, use_safetensors=None)",
+    ],
+)
+def test_what_can_run_code_is_found_by_whatever_name(text):
+    assert runs_code(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import numpy as np\nnp.load(p)\nnp.load(p, allow_pickle=False)",
+        "import json\njson.load(p)",
+        "from safetensors.torch import load\nload(p)",
+        "import re\nre.compile(p)",
+        "import yaml\nyaml.safe_load(p)",
+    ],
+)
+def test_what_reads_data_alone_is_not_taken_for_it(text):
+    assert runs_code(text) == []
 
 
 def test_no_model_brings_its_own_code():
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in SRC.rglob("*.py")]
     loads = [
-        (where, {each.arg: ast.unparse(each.value) for each in call.keywords})
-        for where, call in calls()
-        if ast.unparse(call.func).startswith("Auto")
+        {each.arg: ast.unparse(each.value) for each in node.keywords}
+        for tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("Auto")
     ]
     assert len(loads) >= 4
-    for where, given in loads:
-        assert given.get("trust_remote_code") == "False", where
+    assert {given.get("trust_remote_code") for given in loads} == {"False"}
 
 
 class Boom:
