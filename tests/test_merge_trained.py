@@ -41,6 +41,7 @@ ADA = AdaMerging(
     seed=0,
 )
 WORDS = {"one": ("gas", "heat"), "two": ("sugar", "water", "salt"), "three": ("iron",)}
+REGMEAN = "{_target_: gwsmm.merge.regmean.RegMean, alpha: 0.9, responses: 99}"
 SHARED = pytest.mark.parametrize("parts", [("trunk", "pooler"), ("trunk",)], ids="+".join)
 
 
@@ -136,11 +137,12 @@ def test_what_is_merged_is_not_changed(any_merge_learned, members, gather):
 
 
 def test_what_is_done_grows_up_to_one(any_merge_learned, members, gather):
-    done = []
     merge = quick(any_merge_learned)
-    merge.learn(gather(merge, members, tick=done.append))
-    assert all(one <= other for one, other in pairwise(done))
-    assert all(0 <= each <= 1 + 1e-9 for each in done)
+    for tried in (merge, replace(quick(DISTILL), start=merge)):
+        done = []
+        tried.learn(gather(tried, members, tick=done.append))
+        assert all(one <= other for one, other in pairwise(done))
+        assert all(0 <= each <= 1 + 1e-9 for each in done)
 
 
 def test_a_group_of_one_is_merged_too(any_merge_learned, members, gather):
@@ -297,6 +299,25 @@ def test_distillation_starts_where_it_is_told(start, members, gather):
         torch.testing.assert_close(ended[name], begun[name], rtol=1e-4, atol=1e-6)
 
 
+def test_distillation_starts_from_any_other_merge_that_looks_at_responses(
+    any_merge_learned, members, gather
+):
+    start = quick(any_merge_learned)
+    still = replace(RECIPE, learning_rate=1e-9, epochs=1)
+    merge = replace(DISTILL, start=start, layer_epochs=0, recipe=still)
+    learners = gather(merge, members)
+    begun, ended = start.learn(learners), merge.learn(learners)
+    assert differs(begun, learners.merged_by(Average()))
+    for name in begun:
+        torch.testing.assert_close(ended[name], begun[name], rtol=1e-4, atol=1e-6)
+
+
+def test_what_the_start_needs_of_the_encoder_is_checked(members, gather):
+    start = replace(JOINT, recipe=replace(RECIPE, frozen_layers=3))
+    with pytest.raises(InputError, match=r"frozen_layers=3: "):
+        replace(DISTILL, start=start).check(gather(DISTILL, members).encoder)
+
+
 @pytest.mark.parametrize("merge", [DISTILL, JOINT], ids=lambda merge: type(merge).__name__)
 def test_frozen_layers_stay_as_they_were(merge, members, gather):
     merge = replace(merge, recipe=replace(RECIPE, frozen_layers=1))
@@ -335,7 +356,7 @@ def test_auto_is_settled_when_the_strategy_is_built():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"layer_epochs": -1}, {"features": -0.1}, {"start": DISTILL}, {"seed": -1}]
+    "wrong", [{"layer_epochs": -1}, {"features": -0.1}, {"start": RECIPE}, {"seed": -1}]
 )
 def test_distill_refuses_what_is_out_of_range(wrong):
     with pytest.raises(ValidationError):
@@ -478,6 +499,7 @@ def world(tmp_path_factory):
     ("name", "less"),
     [
         ("distill", ["merge.recipe.epochs=1"]),
+        ("distill", ["merge.recipe.epochs=1", "~merge.start", f"+merge.start={REGMEAN}"]),
         ("adamerging", ["merge.steps=2"]),
         ("joint", ["merge.recipe.epochs=1"]),
         ("frozen", ["private=nothing"]),
@@ -485,8 +507,9 @@ def world(tmp_path_factory):
 )
 def test_a_run_takes_the_merge_from_its_name(name, less, world):
     where = [f"items.path={world / 'data'}", f"store={world / 'store'}"]
-    run = [f"hydra.run.dir={world / name}", f"merge={name}", "grouping=all"]
+    folder = world / f"{name}{len(less)}"
+    run = [f"hydra.run.dir={folder}", f"merge={name}", "grouping=all"]
     ended = gwsmm("run", *TINY, "items=pasta", *where, *run, *less)
     assert ended.code == 0, ended.err
-    assert counts(world / name)["merge"] == (1, 0)
-    assert read_json(world / name / "results.json")
+    assert counts(folder)["merge"] == (1, 0)
+    assert read_json(folder / "results.json")

@@ -9,8 +9,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from gwsmm.artefact import State
-from gwsmm.encoder import Encoder
-from gwsmm.merge.learning import Learners
+from gwsmm.encoder import Encoder, Layered
+from gwsmm.merge.learning import LearnedMerge, Learners
 from gwsmm.merge.merging import Merge
 from gwsmm.recipe import Recipe, Settled, Trainer, check_frozen
 from gwsmm.types import STRICT
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from gwsmm.merge.student import Seen, Student
     from gwsmm.scoring import Data, Loss
 
-_READING = 0.1  # share of the work that is the teachers' reading, roughly
+_STARTING = 0.05  # share of the work that is done with the start, roughly
+_READING = 0.1  # and with the teachers' reading
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -41,14 +42,15 @@ class Distill:
     their vectors are kept in memory, n · (K + 1) · d floats for n responses and K layers. Batches
     mix items, and the student runs once for a batch. No dropout.
 
-    Looks at the texts of the items' own training responses, never at labels; each phase ends with
-    the weights of the lowest loss on validation responses, and what is not better there than its
-    start is not taken. Needs gradients of one encoder, and about the time of fine-tuning all items.
-    Choose it where one encoder must do for many items and a merge without data loses too much.
+    Looks at the texts of the items' own training responses, never at labels unless its start does;
+    each phase ends with the weights of the lowest loss on validation responses, and what is not
+    better there than its start is not taken. Needs gradients of one encoder, and about the time of
+    fine-tuning all items. Choose it where one encoder must do for many items and a merge without
+    data loses too much.
 
     Attributes:
-        start: the merge that makes the student to begin with, of the members in the order of their
-            names; any that goes tensor by tensor.
+        start: any other merge; it makes the student to begin with, of the members in the order of
+            their names.
         layer_epochs: epochs of the first phase; 0: there is none.
         features: weight of the error of the head's input beside that of the logits.
         recipe: of both phases, with `epochs` of the second and `trunk_dropout: false`; nothing is
@@ -62,7 +64,7 @@ class Distill:
 
     version: ClassVar[int] = 3
 
-    start: Merge
+    start: Merge | LearnedMerge
     layer_epochs: Annotated[int, Field(ge=0)]
     features: Annotated[float, Field(ge=0)]
     recipe: Settled
@@ -79,6 +81,8 @@ class Distill:
 
     def check(self, encoder: Encoder) -> None:
         """Refuse to freeze more layers than there are."""
+        if isinstance(self.start, Layered):
+            self.start.check(encoder)
         check_frozen(self.recipe, encoder, "merge.recipe")
 
     def learn(self, learners: Learners) -> State:
@@ -87,8 +91,10 @@ class Distill:
         from gwsmm.merge.student import student_of
 
         group = learners.sorted_by_name()
-        start, responses = group.merged_by(self.start), Responses.of(group)
-        lesson = taught(group, responses, lambda done: group.tick(_READING * done))
+        begin = replace(group, tick=partial(_tick, group.tick, 0.0, _STARTING))
+        start, responses = begin.merged_by(self.start), Responses.of(group)
+        read = partial(_tick, group.tick, _STARTING, _READING - _STARTING)
+        lesson = taught(group, responses, read)
         student = student_of(group, group.members, start, self.recipe.frozen_layers)
         student.head.requires_grad_(False)
 
@@ -100,7 +106,8 @@ class Distill:
         for loss, epochs in phases:
             if epochs:
                 recipe = replace(self.recipe, epochs=epochs)
-                tick = partial(_tick, group.tick, begun / whole, epochs / whole)
+                part = (1 - _READING) / whole
+                tick = partial(_tick, group.tick, _READING + part * begun, part * epochs)
                 data = responses.data(group, recipe, self.seed)
                 _improve(student, loss, data, recipe, group.trainer, tick)
                 begun += epochs
@@ -156,4 +163,4 @@ def _improve(
 
 
 def _tick(tick: Callable[[float], None], begun: float, share: float, done: float) -> None:
-    tick(_READING + (1 - _READING) * (begun + share * done))
+    tick(begun + share * done)

@@ -51,8 +51,10 @@ class Learners:
         """
         return replace(self, members=sorted(self.members, key=lambda each: each.item.name))
 
-    def merged_by(self, merge: Merge) -> State:
-        """What a merge that goes tensor by tensor makes of the members."""
+    def merged_by(self, merge: "Merge | LearnedMerge") -> State:
+        """What another merge makes of the members; one that looks at responses ticks as it does."""
+        if isinstance(merge, LearnedMerge):
+            return merge.learn(self)
         sizes, states = [len(each.item.train) for each in self.members], self.states
         return {
             name: merge(name, base, [state[name] for state in states], sizes)
