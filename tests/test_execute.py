@@ -4,9 +4,11 @@ import gc
 import hashlib
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -210,10 +212,67 @@ def test_workers_end_soon_after_a_parent_that_was_killed(way, workers, tmp_path)
             os.kill(pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("way", ["memory", "torch"])
-def test_memory_that_is_wanting_here_is_said_in_one_line(way):
-    with pytest.raises(UnfinishedError, match=r"^frail of x: it ran out of memory"):
-        Serial(threads=1).map(frail, [Question("x", "", way)], label="frail")
+@dataclass(frozen=True)
+class Hungry:
+    """A task that runs out of memory so many times, and notes every attempt in a file."""
+
+    name: str
+    notes: str
+    times: int
+    way: str = "memory"
+
+    def attempts(self) -> list[list[float]]:
+        """When each began and ended, by the clock of this machine."""
+        lines = Path(self.notes, self.name).read_text().splitlines()
+        return [[float(time) for time in line.split()] for line in lines]
+
+
+def hungry(task: Hungry) -> str:
+    begun, notes = time.monotonic(), Path(task.notes, task.name)
+    before = len(task.attempts()) if notes.exists() else 0
+    if before >= task.times:
+        time.sleep(0.2)
+    with notes.open("a") as file:
+        file.write(f"{begun} {time.monotonic()}\n")
+    if before < task.times:
+        if task.way == "torch":
+            torch.empty(1 << 60)  # more than there is
+        raise MemoryError
+    return task.name
+
+
+@pytest.mark.parametrize("names", ["b", "abcd"])
+def test_a_task_that_ran_out_of_memory_is_tried_once_more_with_none_beside_it(
+    execute, tmp_path, names, caplog
+):
+    tasks = [Hungry(name, str(tmp_path), int(name == "b")) for name in names]
+    assert execute.map(hungry, tasks, label="hungry") == list(names)
+    (_, (begun, ended)) = tasks[names.index("b")].attempts()
+    beside = [time for task in tasks if task.name != "b" for time in task.attempts()]
+    assert not [(start, end) for start, end in beside if start < ended and begun < end]
+    assert re.search("of b: it ran out of memory; it is tried|one at a time", caplog.text)
+
+
+@pytest.mark.parametrize(("names", "way"), [("b", "torch"), ("abcd", "memory")])
+def test_a_task_that_runs_out_of_memory_twice_is_named_in_one_line(execute, tmp_path, names, way):
+    tasks = [Hungry(name, str(tmp_path), 9 * (name == "b"), way) for name in names]
+    with pytest.raises(UnfinishedError, match=r"^hungry of b: it ran out of memory;") as error:
+        execute.map(hungry, tasks, label="hungry")
+    assert len(tasks[names.index("b")].attempts()) == 2
+    assert "\n" not in str(error.value)
+
+
+def test_a_second_attempt_does_not_lack_what_the_first_one_held():
+    held: list[weakref.ref] = []
+
+    def function(task: None) -> bool:
+        if held:
+            return held[0]() is None
+        tensor = torch.zeros(1)
+        held.append(weakref.ref(tensor))
+        raise MemoryError
+
+    assert Serial(threads=1).map(function, [None], label="x") == [True]
 
 
 def test_a_task_is_called_by_the_items_it_is_about(make_item):

@@ -5,6 +5,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from threading import Thread
 from typing import Annotated, Protocol
 
@@ -12,7 +13,16 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from gwsmm.progress import bar
-from gwsmm.task import Result, Task, limited_threads, numbered, out_of_memory, unfinished
+from gwsmm.task import (
+    Result,
+    Task,
+    limited_threads,
+    named,
+    numbered,
+    out_of_memory,
+    run_again,
+    unfinished,
+)
 from gwsmm.types import STRICT
 
 log = logging.getLogger(__name__)
@@ -21,7 +31,10 @@ _GLANCE = 1.0  # seconds between two looks of a worker at whether its parent liv
 
 
 class Execute(Protocol):
-    """A way to apply one function to many tasks; results come back in the order of the tasks."""
+    """A way to apply one function to many tasks; results come back in the order of the tasks.
+
+    A task that ran out of memory is tried once more, with no other task beside it.
+    """
 
     @property
     def workers(self) -> int:
@@ -44,7 +57,7 @@ class Execute(Protocol):
             inside: the fraction done of a task that is running, from 0 to 1.
 
         Raises:
-            UnfinishedError: a task ran out of memory, or the workers are lost.
+            UnfinishedError: a task ran out of memory twice, or the workers are lost.
         """
 
 
@@ -76,14 +89,18 @@ class Serial:
 
         with bar(label, len(tasks), done):
             for task in tasks:
-                try:
-                    with limited_threads(self.threads):
-                        results.append(function(task))
-                except (MemoryError, RuntimeError) as error:
-                    if not out_of_memory(error):
-                        raise
-                    raise unfinished(label, task, "it ran out of memory") from error
+                results.append(self._result(partial(function, task), label, task))
         return results
+
+    def _result(self, call: Callable[[], Result], label: str, task: object) -> Result:
+        with limited_threads(self.threads):
+            try:
+                return call()
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+            # Here nothing holds the error any more, nor what the first attempt had in memory.
+            return run_again(call, label, task)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -179,14 +196,11 @@ class Processes:
             for i in [i for i in range(len(tasks)) if i not in results]:
                 try:
                     call = worker.submit(numbered, function, self.threads, i, tasks[i])
-                    _, results[i] = call.result()
+                    with named(label, tasks[i]):
+                        _, results[i] = call.result()
                 except TerminatedWorkerError as error:
                     what = "its worker was killed, most likely for want of memory"
                     raise unfinished(label, tasks[i], what) from error
-                except (MemoryError, RuntimeError) as error:
-                    if not out_of_memory(error):
-                        raise
-                    raise unfinished(label, tasks[i], "it ran out of memory") from error
 
 
 def at_once(function: Callable[[int], Result], n: int) -> list[Result]:

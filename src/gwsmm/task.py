@@ -1,12 +1,15 @@
 """One of many tasks: how it runs on its threads, what it is called, and what it dies of."""
 
 import gc
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import TypeVar
 
 from gwsmm.types import UnfinishedError
+
+log = logging.getLogger(__name__)
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -68,6 +71,41 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or "allocate memory" in said or "out of memory" in said
 
 
+def run_again(call: Callable[[], Result], label: str, task: object) -> Result:
+    """What a task returns whose first attempt ran out of memory, with nothing beside it now.
+
+    It is the same call: in smaller batches it could give other last digits, which would then be
+    kept under the same key.
+
+    Args:
+        call: of the task.
+        label: of the tasks.
+        task: the one that is tried again.
+
+    Raises:
+        UnfinishedError: it ran out of memory again.
+    """
+    log.warning("%s: it ran out of memory; it is tried once more, alone", _called(label, task))
+    gc.collect()  # of the first attempt
+    with named(label, task):
+        return call()
+
+
+@contextmanager
+def named(label: str, task: object) -> Iterator[None]:
+    """Say in one line which task runs out of memory within the block, for good.
+
+    Raises:
+        UnfinishedError: it did.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        raise unfinished(label, task, "it ran out of memory") from error
+
+
 def unfinished(label: str, task: object, what: str) -> UnfinishedError:
     """The line that names the task that could not be done.
 
@@ -76,9 +114,13 @@ def unfinished(label: str, task: object, what: str) -> UnfinishedError:
         task: one of them.
         what: became of it, e.g. `its worker died`.
     """
-    name = name_of(task)
     return UnfinishedError(
-        f"{label}{f' of {name}' if name else ''}: {what}; give it more memory: execute.jobs=1, a "
-        "smaller finetune.batch_size or encoder, or a larger machine. What is finished is kept: "
-        "the same command goes on from there"
+        f"{_called(label, task)}: {what}; give it more memory: execute.jobs=1, a smaller "
+        "finetune.batch_size or encoder, or a larger machine. What is finished is kept: the same "
+        "command goes on from there"
     )
+
+
+def _called(label: str, task: object) -> str:
+    name = name_of(task)
+    return f"{label} of {name}" if name else label

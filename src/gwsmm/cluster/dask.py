@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from gwsmm.cluster.spreading import Visit, check_installed, spread
 from gwsmm.execute import cores
-from gwsmm.task import Result, Task, out_of_memory, unfinished
+from gwsmm.task import Result, Task, unfinished
 from gwsmm.types import STRICT, InputError, UnfinishedError
 
 log = logging.getLogger(__name__)
@@ -94,10 +94,6 @@ class _Dask:
             raise self._lost() from error
         except KilledWorker as error:
             raise unfinished(label, task, "the workers that tried it died") from error
-        except (MemoryError, RuntimeError) as error:
-            if not out_of_memory(error):
-                raise
-            raise unfinished(label, task, "it ran out of memory") from error
 
     def cancel(self, calls: Sequence[Any]) -> None:
         if self.client.status == "running":

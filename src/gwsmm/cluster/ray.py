@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from gwsmm.cluster.spreading import Visit, check_installed, spread
 from gwsmm.execute import cores
-from gwsmm.task import Result, Task, out_of_memory, unfinished
+from gwsmm.task import Result, Task, unfinished
 from gwsmm.types import STRICT, InputError
 
 Count = Annotated[int, Field(ge=1)]
@@ -87,10 +87,7 @@ class _Ray:
         try:
             return ray.get(call)
         except RayTaskError as error:
-            cause = error.cause
-            if out_of_memory(cause):
-                raise unfinished(label, task, "it ran out of memory") from error
-            raise cause from None
+            raise error.cause from None
         except RayError as error:
             raise unfinished(label, task, "the workers that tried it died") from error
 

@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from itertools import islice
@@ -18,7 +18,7 @@ from typing import Any, Generic, Protocol
 
 from gwsmm.disk import locate, writing
 from gwsmm.progress import bar
-from gwsmm.task import Result, Task, numbered
+from gwsmm.task import Result, Task, numbered, out_of_memory, run_again
 from gwsmm.types import InputError
 
 
@@ -78,26 +78,58 @@ def spread(
     inside: Callable[[Task], float] | None,
 ) -> list[Result]:
     """The results in the order of the tasks; no more are handed over than there is room for."""
-    results: dict[int, Result] = {}
-    running: dict[Hashable, int] = {}
-    todo = iter(enumerate(tasks))
+    with _marked(locate(visit.store, "store")) as mark:
+        spreading = _Spreading(engine, visit.from_here(mark), tasks, label)
+        with bar(label, len(tasks), partial(spreading.done, inside)):
+            try:
+                spreading.run()
+            finally:
+                engine.cancel([*spreading.running])
+    return [spreading.results[i] for i in range(len(tasks))]
 
-    def done() -> float:
-        there = [tasks[i] for i in [*running.values()]]
-        return len(results) + (sum(map(inside, there)) if inside else 0.0)
 
-    with _marked(locate(visit.store, "store")) as mark, bar(label, len(tasks), done):
-        call = visit.from_here(mark)
-        try:
-            while len(results) < len(tasks):
-                for i, task in islice(todo, max(0, engine.room() - len(running))):
-                    running[engine.submit(partial(call, i, task))] = i
-                ended = engine.wait([*running])
-                i = running.pop(ended)
-                results[i] = engine.result(ended, label, tasks[i])[1]
-        finally:
-            engine.cancel([*running])
-    return [results[i] for i in range(len(tasks))]
+@dataclass(frozen=True)
+class _Spreading(Generic[Task, Result]):
+    engine: Engine
+    call: Callable[[int, Task], tuple[int, Result]]
+    tasks: Sequence[Task]
+    label: str
+    running: dict[Hashable, int] = field(default_factory=dict)
+    results: dict[int, Result] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """All tasks; those that ran out of memory come last, one at a time."""
+        todo, lacking = iter(range(len(self.tasks))), list[int]()
+        while len(self.results) + len(lacking) < len(self.tasks):
+            for i in islice(todo, max(0, self.engine.room() - len(self.running))):
+                self._submit(i)
+            ended = self.engine.wait([*self.running])
+            i = self.running.pop(ended)
+            try:
+                self.results[i] = self._result(ended, i)
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+                lacking.append(i)
+        for i in lacking:
+            self.results[i] = run_again(partial(self._alone, i), self.label, self.tasks[i])
+
+    def done(self, inside: Callable[[Task], float] | None) -> float:
+        there = [self.tasks[i] for i in [*self.running.values()]]
+        return len(self.results) + (sum(map(inside, there)) if inside else 0.0)
+
+    def _submit(self, i: int) -> None:
+        self.running[self.engine.submit(partial(self.call, i, self.tasks[i]))] = i
+
+    def _result(self, ended: Hashable, i: int) -> Result:
+        found: tuple[int, Result] = self.engine.result(ended, self.label, self.tasks[i])
+        return found[1]
+
+    def _alone(self, i: int) -> Result:
+        self._submit(i)
+        ended = self.engine.wait([*self.running])
+        self.running.pop(ended)
+        return self._result(ended, i)
 
 
 @contextmanager
