@@ -22,7 +22,7 @@ from gwsmm.dryrun import DryExperiment
 from gwsmm.execute import Serial
 from gwsmm.experiment import Experiment
 from gwsmm.features import Extraction
-from gwsmm.logbook import LOCK, standing
+from gwsmm.logbook import LOCK, LOG, RUNS, run_folders, standing
 from gwsmm.staleness import FIRST, changed_settings
 from gwsmm.store import Store, claimed
 from gwsmm.types import InputError
@@ -427,6 +427,30 @@ def test_clean_finds_runs_wherever_they_are_under_its_folders(here, place):
         (moved / "run.log").rename(moved / "renamed.log")  # by hydra.job.name=renamed
     for runs in ([], ["--runs", "outputs"], ["--runs", place]):
         assert "nothing to remove" in gwsmm("clean", "--unreachable", *runs).out
+
+
+GWSMM = """#!/usr/bin/env bash
+for given; do
+  job=${given#hydra.sweep.dir=}/0
+  if [[ $given == hydra.* ]]; then mkdir -p "$job" && touch "$job/run.log"; fi
+done
+"""
+
+
+def test_the_runs_that_reproduce_the_tables_are_where_runs_are_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("scripts", "conf/experiment", ".venv/bin"):
+        Path(folder).mkdir(parents=True)
+    for name in ("paper_tables", "ablation_x"):
+        Path(f"conf/experiment/{name}.yaml").touch()
+    Path("scripts/setup").touch()  # nothing is installed here
+    command = Path(".venv/bin/gwsmm")
+    command.write_text(GWSMM)
+    command.chmod(0o755)
+    script = shutil.copy(Path(__file__).parents[1] / "scripts/reproduce", "scripts")
+    subprocess.run(["bash", script, "seed=1"], check=True, capture_output=True)
+    found = [path.parts[-2:] for folder in RUNS for path in run_folders(folder, LOG)]
+    assert found == [("ablation_x", "0"), ("paper_tables", "0")]
 
 
 def test_clean_is_refused_where_no_run_is_found(here):
