@@ -6,9 +6,11 @@ import math
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import get_origin
 
@@ -207,6 +209,23 @@ def test_optimal_transport_is_used_by_distances_alone():
     }
     assert users
     assert {name.split(".")[0] for name in users} == {"distance"}
+
+
+def test_every_library_that_is_imported_is_declared():
+    project = tomllib.loads((SRC.parents[1] / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    used = [line for name, extra in extras.items() if name != "dev" for line in extra]
+    declared = {plain(re.match(r"[\w.-]+", line)[0]) for line in project["dependencies"] + used}
+    found = {name.split(".")[0] for path in FILES for name in imports(tree(path))}
+    found -= {*sys.stdlib_module_names, "gwsmm"}
+    carriers = packages_distributions()
+    assert len(found) > 20
+    assert not [name for name in found if not declared & {*map(plain, carriers.get(name, [name]))}]
+
+
+def plain(distribution: str) -> str:
+    """Its name as package indexes compare names."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 def test_only_the_evaluation_looks_at_test_responses():
