@@ -18,13 +18,14 @@ from gwsmm.merge.average import Average
 from gwsmm.merge.distill import Distill
 from gwsmm.merge.frozen import Frozen
 from gwsmm.merge.joint import Joint
-from gwsmm.merge.learning import Learners
+from gwsmm.merge.learning import Learners, Learning
 from gwsmm.merge.lesson import Responses, taught
-from gwsmm.merge.merging import base_state, group_for
+from gwsmm.merge.merging import Group, base_state, group_for
 from gwsmm.merge.student import soft_loss, student_of
 from gwsmm.merge.task_arithmetic import TaskArithmetic
 from gwsmm.merge.ties import Ties
 from gwsmm.network import infer, pad
+from gwsmm.private.nothing import Nothing
 from gwsmm.types import InputError
 
 RECIPE = replace(build("finetune"), learning_rate=2e-3, batch_size=8, epochs=3, precision="fp32")
@@ -470,6 +471,21 @@ def test_joint_training_learns_what_can_be_learned(tiny, gather, make_item, make
         head = torch.linalg.lstsq(ones[0], labels["train"], driver="gelsd").solution
         decided = (ones[1] @ head > 0.5).float()
         assert float((decided == labels["validation"]).float().mean()) > 0.85
+
+
+def test_a_merge_that_diverges_is_refused_and_nothing_of_it_is_kept(
+    tiny, cpu, members, carry_out, tmp_path
+):
+    huge = replace(RECIPE, learning_rate=1e30, warmup=0.0, epochs=1)
+    joint = Joint(recipe=huge, seed=0)
+    stage = Learning(encoder=tiny, merge=joint, private=Nothing(), trainer=cpu)
+    says = (
+        r"^items one, two, three: their merge diverged, the tensor trunk\.\S+ is not finite; give"
+    )
+    with pytest.raises(InputError, match=says) as error:
+        carry_out(stage, Group(tuple(members), None), tmp_path)
+    assert "\n" not in str(error.value)
+    assert [path.suffix for path in (tmp_path / "merge").iterdir()] == [".lock"]
 
 
 def test_joint_training_needs_no_member_but_for_its_own_pooler(members, gather, unmoved):

@@ -163,6 +163,34 @@ def test_the_same_seed_gives_the_same_bytes_and_another_gives_others(
     assert all(one != two for one, two in zip(first, third, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "precision", "says"),
+    [
+        (8, "bf16", r"the tensor trunk\.\S+ is not finite; .* learning_rate or precision=fp32\."),
+        (100, "fp32", r"its validation loss is not finite; give finetune a lower learning_rate\."),
+    ],
+)
+def test_a_training_that_diverges_is_refused_and_nothing_of_it_is_kept(
+    finetune, make_item, tmp_path, batch_size, precision, says
+):
+    """In one step of huge weights the loss is none before the weights are none."""
+    recipe = replace(
+        RECIPE,
+        batch_size=batch_size,
+        precision=precision,
+        epochs=1,
+        warmup=0.0,
+        learning_rate=1e30,
+        head_learning_rate=1e30,
+    )
+    with pytest.raises(
+        InputError, match=rf"^item 'one': its fine-tuning diverged, {says}"
+    ) as error:
+        finetune(make_item("one"), tmp_path, recipe)
+    assert "\n" not in str(error.value)
+    assert [path.suffix for path in (tmp_path / "finetune").iterdir()] == [".lock"]
+
+
 def test_adapters_move_only_linear_layers_and_only_by_their_rank(
     tiny, finetune, make_item, configured, tmp_path
 ):

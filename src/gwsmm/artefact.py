@@ -231,6 +231,11 @@ def part_of(state: State, part: str) -> State:
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
+def first_not_finite(state: State) -> str | None:
+    """The name of the first tensor that holds NaN or infinity; None: there is none."""
+    return next((name for name, tensor in state.items() if not tensor.isfinite().all()), None)
+
+
 @dataclass(frozen=True)
 class Scorer:
     """The three parts that score one item, each where it is kept.

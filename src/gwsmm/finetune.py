@@ -1,6 +1,7 @@
 """One item → a Member: the stage that fine-tunes."""
 
 import json
+import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -8,10 +9,11 @@ from typing import ClassVar
 
 import numpy as np
 
+from gwsmm.artefact import State, first_not_finite
 from gwsmm.encoder import Encoder
 from gwsmm.progress import write_fraction
 from gwsmm.recipe import Finetune, Trainer
-from gwsmm.types import Item
+from gwsmm.types import InputError, Item
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +32,11 @@ class Finetuning:
     seed: int
 
     def __call__(self, subject: Item, folder: Path) -> None:
-        """Train the item's model and keep the state of lowest validation loss."""
+        """Train the item's model and keep the state of lowest validation loss.
+
+        Raises:
+            InputError: the training diverged.
+        """
         import torch
         from safetensors.torch import save_file
         from torch.nn.functional import binary_cross_entropy_with_logits
@@ -60,9 +66,23 @@ class Finetuning:
         tick = partial(write_fraction, folder)
         curves = train(network, loss, data, recipe, self.trainer, tick)
         self.recipe.end(network)
+        best = min(curves, key=lambda epoch: epoch["validation_loss"])
         for part in ("trunk", "pooler", "head"):
             if state := network.part_state(part):
+                self._check(subject.name, part, state)
                 save_file(dict(state), folder / f"{part}.safetensors")
-        best = min(curves, key=lambda epoch: epoch["validation_loss"])
+        if not math.isfinite(best["validation_loss"]):
+            raise self._diverged(subject.name, "its validation loss")
         text = json.dumps({"best_epoch": best["epoch"], "epochs": curves}, indent=1)
         (folder / "training.json").write_text(text)
+
+    def _check(self, item: str, part: str, state: State) -> None:
+        if name := first_not_finite(state):
+            raise self._diverged(item, f"the tensor {part}.{name}")
+
+    def _diverged(self, item: str, what: str) -> InputError:
+        precise = self.recipe.training.precision == "fp32"
+        return InputError(
+            f"item {item!r}: its fine-tuning diverged, {what} is not finite; give finetune a lower "
+            f"learning_rate{'' if precise else ' or precision=fp32'}. Nothing of it is kept"
+        )

@@ -6,13 +6,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
-from gwsmm.artefact import Member, State, part_of
+from gwsmm.artefact import Member, State, first_not_finite, part_of
 from gwsmm.encoder import Encoder
 from gwsmm.merge.merging import Group, Merge, base_state
 from gwsmm.merge.stored import Stored
 from gwsmm.private.private import Private
 from gwsmm.progress import write_fraction
 from gwsmm.recipe import Trainer
+from gwsmm.task import name_of
+from gwsmm.types import InputError
 
 if TYPE_CHECKING:
     from gwsmm.network import Network
@@ -99,7 +101,11 @@ class Learning:
     trainer: Trainer
 
     def __call__(self, subject: Group, folder: Path) -> None:
-        """Merge what the members share."""
+        """Merge what the members share.
+
+        Raises:
+            InputError: the training diverged.
+        """
         from safetensors.torch import save_file
 
         write_fraction(folder, 0.0)
@@ -108,6 +114,12 @@ class Learning:
         tick = partial(write_fraction, folder)
         learners = Learners(subject.members, base, self.encoder, self.trainer, tick)
         merged = self.merge.learn(learners)
+        if name := first_not_finite(merged):
+            raise InputError(
+                f"items {name_of(subject)}: their merge diverged, the tensor {name} is not finite; "
+                "give merge a lower learning_rate or precision=fp32, or choose another merge. "
+                "Nothing of it is kept"
+            )
         for part in parts:
             if tensors := part_of(merged, part):
                 kept = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
