@@ -88,6 +88,7 @@ SEEDS = "split.seed=0 features.seed=0 distance.seed=0 stability.seed=0 evidence.
         (f"seed=1.5 {SEEDS}", r"seed=1\.5: give a whole number"),
         ("seed=-1", r"seed=-1"),
         ("store=null", "store=None: give a text"),
+        ("published=perhaps", "published='perhaps': give true or false"),
         ("merge.density=7", r"merge\.density=7.*less than or equal to 1"),
         ("grouping.encoders=null", "give one of `encoders`, `threshold` and `storage`"),
         ("grouping.encoders=9", r"grouping\.encoders=9: there are only 3 items.*at most 3"),

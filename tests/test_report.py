@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
+from dataclasses import astuple
 from html.parser import HTMLParser
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from little import gwsmm
+from little import CONF, gwsmm
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr, ttest_rel
@@ -24,7 +25,13 @@ from gwsmm.metrics import METRICS, score
 from gwsmm.report import figures
 from gwsmm.report.table import Table, latex, markdown
 from gwsmm.study.conditions import axes, conditions
-from gwsmm.study.estimates import kept_enough
+from gwsmm.study.estimates import (
+    kept_enough,
+    mean_over_items,
+    mean_over_merged,
+    share_kept,
+    share_kept_of_merged,
+)
 from gwsmm.study.prediction import complete_sizes, merging_losses
 from gwsmm.study.reading import read_runs
 
@@ -45,9 +52,12 @@ def write_run(
     items: Sequence[str] = ITEMS,
     pairs: bool = False,
     twice: bool = False,
+    plan: Sequence[Sequence[str]] | None = None,
 ) -> Path:
     """A finished run whose merged model errs so often on what is merged; None: as individual."""
     random = np.random.default_rng([seed, int(100 * (noise or 0))])
+    groups = plan or [SHARED, *([name] for name in items if name not in SHARED)]
+    shared = [name for group in groups if len(group) > 1 for name in group]
     folder.mkdir(parents=True)
     listed, frames = [], []
     for at, name in enumerate(items):
@@ -56,7 +66,7 @@ def write_run(
         said = {"majority": np.zeros_like(truth)}
         said["individual"] = truth ^ (random.random(truth.shape) < 0.1)
         said["merged"] = said["individual"]
-        if name in SHARED and noise is not None:
+        if name in shared and noise is not None:
             said["merged"] = truth ^ (random.random(truth.shape) < noise)
         listed.append(
             {
@@ -102,17 +112,15 @@ def write_run(
             for model in ("majority", "individual", "merged")
         }
 
-    groups = [list(SHARED), *([name] for name in items if name not in SHARED)]
-    plan = {"source": "average linkage of the GW loss", "groups": groups}
     results = {
         "schema": 1,
         "name": "run",
         "seed": seed,
         "encoder": {"model": "an encoder"},
         "synthetic": False,
-        "plan": plan,
+        "plan": {"source": "average linkage of the GW loss", "groups": [list(g) for g in groups]},
         "overall": over(items),
-        "merged_only": over(SHARED),
+        "merged_only": over(shared),
         "storage": {
             "encoders_before": len(items),
             "encoders_after": len(groups),
@@ -577,14 +585,76 @@ def test_a_second_rater_and_subgroups_have_their_rows(tmp_path):
     )
 
 
-def test_the_published_rows_stand_beside_a_run_of_the_published_merge_only(several, tmp_path):
-    published = {"merge": {"_target_": "gwsmm.merge.published.Published"}}
-    out = reported(tmp_path / "out", write_run(tmp_path / "run", config=published))
+def test_published_rows_stand_where_a_run_asks_for_them_and_say_that_they_are_of_other_answers(
+    several, tmp_path
+):
+    out = reported(tmp_path / "out", write_run(tmp_path / "run", config={"published": True}))
     table = read(out, "performance")
-    rows = table[table["scope"] == "published"].set_index("run")
+    rows = table[table["scope"].str.startswith("published")].set_index("run")
+    assert set(rows["scope"]) == {"published: authors' answers, BERT-base"}
     assert rows.loc["published: GW plan", "micro F1 kept"] == pytest.approx(0.6872 / 0.8291)
-    assert "2503.09774" in (out / "report.md").read_text()
+    text = (out / "report.md").read_text()
+    assert re.search("figures of other answers, .* 2503.09774, table 2, .* BERT-base", text)
+    starred = [line for line in text.splitlines() if " * " in line and "| published" in line]
+    assert [line.count(" * ") for line in starred if "GW plan" in line] == [2]
+    assert len(starred) == 1
     assert "published" not in (several / "out" / "report.md").read_text()
+
+
+def test_the_experiments_that_reproduce_the_paper_ask_for_its_figures():
+    asked = {
+        path.stem
+        for path in (CONF / "experiment").glob("*.yaml")
+        if yaml.safe_load(path.read_text()).get("published")
+    }
+    assert asked == {"mistakes", "paper", "paper_tables"}
+
+
+def test_items_that_share_an_encoder_have_intervals_of_their_own(tmp_path):
+    plans = {0: [ITEMS[:3], ITEMS[3:4], ITEMS[4:]], 1: [ITEMS[:4], ITEMS[4:5], ITEMS[5:]]}
+    runs = [write_run(tmp_path / str(seed), seed=seed, plan=plan) for seed, plan in plans.items()]
+    table = read(reported(tmp_path / "out", *runs), "performance")
+    rows = table[table["scope"] == "merged items only"].set_index("model")
+    found = read_runs(runs)
+    for name in HEADINGS:
+        for model in ("individual", "merged"):
+            low, value, high = (rows.loc[model, f"{name}{end}"] for end in (" low", "", " high"))
+            assert low < value < high
+            each = [
+                run.results["merged_only"][model][METRICS[HEADINGS.index(name)]] for run in found
+            ]
+            assert value == pytest.approx(np.mean(each))
+    kept = [rows.loc["merged", f"micro F1 kept{end}"] for end in (" low", "", " high")]
+    assert kept == sorted(kept)
+    assert kept[1] == pytest.approx(
+        rows.loc["merged", "micro F1"] / rows.loc["individual", "micro F1"]
+    )
+
+
+def test_merged_items_are_drawn_as_all_items_are_where_all_are_merged(tmp_path):
+    (condition,) = conditions(read_runs([write_run(tmp_path / "run", plan=[ITEMS])]))
+    for whole, part in (
+        (
+            mean_over_items(condition, "merged", "macro_f1"),
+            mean_over_merged(condition, "merged", "macro_f1"),
+        ),
+        (share_kept(condition, "micro_f1"), share_kept_of_merged(condition, "micro_f1")),
+    ):
+        assert astuple(part) == pytest.approx(astuple(whole))
+
+
+def test_ablations_have_an_interval_for_every_metric(several):
+    table = read(several / "out", "ablations")
+    for name in (*HEADINGS, "micro F1 kept"):
+        assert (table[f"{name} low"] <= table[name]).all()
+        assert (table[name] <= table[f"{name} high"]).all()
+
+
+def test_tables_say_that_tests_count_every_item_the_same(several):
+    for name in ("performance", "tests"):
+        assert (
+            "every item counts the same" in (several / "out" / "tables" / f"{name}.md").read_text()
+        )
 
 
 def test_special_characters_are_escaped_in_every_format():

@@ -43,6 +43,7 @@ class Experiment:
         seed: of everything that draws; strategies that draw take it from the configuration.
         store: folder of finished results, shared by all runs; `~` is the home folder.
         remote: an address where other machines find them, too; None: none.
+        published: whether a report shows the paper's own figures beside those of the run.
         numbers: in which every encoder is kept and scored, those of one item too; what is compared
             and merged is not rounded before.
     """
@@ -51,6 +52,7 @@ class Experiment:
     seed: int
     store: str
     remote: str | None
+    published: bool
     numbers: Numbers
     encoder: Encoder
     items: ItemSource
@@ -75,6 +77,8 @@ class Experiment:
         for name, value in texts.items():
             if not (name == "remote" and value is None):
                 _check_text(name, value)
+        if type(self.published) is not bool:
+            raise InputError(f"published={self.published!r}: give true or false")
         if self.numbers not in get_args(Numbers):
             raise InputError(
                 f"numbers={self.numbers!r}: give one of {', '.join(get_args(Numbers))}"

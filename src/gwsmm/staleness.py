@@ -28,6 +28,7 @@ FIRST: Mapping[str, str | None] = {
     "execute": None,
     "objective": None,
     "remote": None,
+    "published": None,
     "tracker": None,
 }
 """By the first part of a setting: the first stage of the pipeline that it changes; None: none."""

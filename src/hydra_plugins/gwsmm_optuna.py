@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gwsmm.cli.search import Study
     from gwsmm.objective.objective import Goal, Objective
 
-_SAME = ("store", "remote", "execute", "trainer", "tracker")  # change no result
+_SAME = ("store", "remote", "published", "execute", "trainer", "tracker")  # change no result
 
 
 class OptunaSweeper(Sweeper):

@@ -66,7 +66,9 @@ def tests(conditions: Sequence[Condition]) -> Table:
     ]
     note = (
         "Merged scores against those of the individual models, and of every run against the first, "
-        "over the items, on the seeds that both have; Holm over the whole table."
+        "over the items, on the seeds that both have; Holm over the whole table. The change is "
+        "weighted by test responses; in the tests every item counts the same, as in the paper's, "
+        "so that the two can differ."
     )
     return Table("tests", "Tests", note, named(rows), {}, {})
 
@@ -79,12 +81,14 @@ def ablations(conditions: Sequence[Condition]) -> Table | None:
             "run": condition.name,
             "encoders": condition.storage("encoders_after"),
             "MB": condition.storage("bytes_after") / MEGABYTE,
-            **spread(HEADINGS["micro_f1"], mean_over_items(condition, "merged", "micro_f1")),
             **{
-                HEADINGS[name]: float(condition.overall("merged", name).mean())
-                for name in METRICS[1:]
+                column: figure
+                for name in METRICS
+                for column, figure in spread(
+                    HEADINGS[name], mean_over_items(condition, "merged", name)
+                ).items()
             },
-            KEPT: share_kept(condition, "micro_f1").value,
+            **spread(KEPT, share_kept(condition, "micro_f1")),
         }
         for axis, along in axes(conditions).items()
         for condition in along
@@ -96,7 +100,10 @@ def ablations(conditions: Sequence[Condition]) -> Table | None:
         name: frozenset(frame.index[frame[name] == frame.groupby("setting")[name].transform("max")])
         for name in HEADINGS.values()
     }
-    note = f"What differs from the run “{conditions[0].name}” in one setting alone."
+    note = (
+        f"What differs from the run “{conditions[0].name}” in one setting alone; in brackets the "
+        "95 % interval, items drawn with replacement."
+    )
     return Table("ablations", "Ablations", note, frame, best, {})
 
 

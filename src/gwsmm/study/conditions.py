@@ -15,7 +15,7 @@ Numbers = NDArray[np.float64]
 Settings = Mapping[str, str]
 
 _NOT_SCIENCE = (  # change no result
-    "name", "store", "remote", "objective", "execute", "trainer", "tracker",
+    "name", "store", "remote", "published", "objective", "execute", "trainer", "tracker",
 )  # fmt: skip
 
 
@@ -40,7 +40,7 @@ class Condition:
 
     def scores(self, model: str, metric: str) -> Numbers:
         """[N]: of every item, the mean over the seeds."""
-        found: Numbers = self._by_seed(model, metric).mean(axis=0)
+        found: Numbers = self.by_seed(model, metric).mean(axis=0)
         return found
 
     def overall(self, model: str, metric: str, scope: str = "overall") -> Numbers:
@@ -56,6 +56,11 @@ class Condition:
         return replace(self, runs=tuple(run for run in self.runs if run.seed in seeds))
 
     @property
+    def published(self) -> bool:
+        """Whether the paper's own figures are to stand beside these."""
+        return any(run.config.get("published", False) for run in self.runs)
+
+    @property
     def seeds(self) -> frozenset[int]:
         """Of the runs."""
         return frozenset(run.seed for run in self.runs)
@@ -65,11 +70,17 @@ class Condition:
         """[N]: test responses of every item, the mean over the seeds."""
         return self.scores("individual", "responses")
 
-    def _by_seed(self, model: str, metric: str) -> Numbers:
+    def by_seed(self, model: str, metric: str) -> Numbers:
+        """[seeds, N]: of every item."""
         return np.array(
             [[item["scores"][model][metric] for item in run.results["items"]] for run in self.runs],
             dtype=float,
         )
+
+    @property
+    def merged(self) -> NDArray[np.bool_]:
+        """[seeds, N]: whether the item shares an encoder."""
+        return np.array([[n in run.plan.merged_items for n in self.names] for run in self.runs])
 
 
 def conditions(runs: Sequence[RunFolder]) -> list[Condition]:

@@ -1,6 +1,6 @@
 """Overall figures with their intervals, and what tells conditions apart, over the items."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from gwsmm.evidence.testing import holm, keeps, paired_t, wilcoxon
 from gwsmm.study.conditions import Condition, Numbers
 from gwsmm.study.reading import RunFolder
 
+Statistic = Callable[[Numbers], Numbers]
 BOOTSTRAP = Bootstrap(repeats=2000, level=0.95, seed=0)
 LEVEL = 0.05
 ENOUGH = 0.99
@@ -28,6 +29,43 @@ def share_kept(condition: Condition, metric: str) -> Interval:
     """Merged as a share of individual, both weighted by responses; the interval draws items."""
     both = np.stack([condition.scores(m, metric) for m in ("individual", "merged")], axis=1)
     return BOOTSTRAP.over_items(both, condition.responses, ratio)
+
+
+def mean_over_merged(condition: Condition, model: str, metric: str) -> Interval:
+    """Of a model over the items that share an encoder; see `mean_over_items`."""
+    return _over_merged(condition, [model], metric, lambda means: means[..., 0])
+
+
+def share_kept_of_merged(condition: Condition, metric: str) -> Interval:
+    """Merged as a share of individual over the items that share an encoder; see `share_kept`."""
+    return _over_merged(condition, ["individual", "merged"], metric, ratio)
+
+
+def _over_merged(
+    condition: Condition, models: Sequence[str], metric: str, statistic: Statistic
+) -> Interval:
+    """Items that some seed merged are drawn; each seed's mean is over those of its own.
+
+    A seed of whose items none is drawn says nothing of that sample.
+
+    Args:
+        condition: every seed of which merged some items.
+        models: m of them.
+        metric: of each.
+        statistic: of the means over the seeds [..., m].
+    """
+    here = condition.merged.any(axis=0)
+    weights = (condition.merged * condition.by_seed("merged", "responses"))[:, here]  # [S, n]
+    totals = [weights * condition.by_seed(model, metric)[:, here] for model in models]
+    columns = np.concatenate([*totals, weights]).T  # [n, (m + 1) S]
+
+    def of_sums(sums: Numbers) -> Numbers:
+        *parts, whole = np.split(sums, len(models) + 1, axis=-1)  # each [..., S]
+        with np.errstate(invalid="ignore"):  # 0 / 0: none of a seed's items was drawn
+            means = [np.nanmean(part / whole, axis=-1) for part in parts]
+        return statistic(np.stack(means, axis=-1))
+
+    return BOOTSTRAP.over_items(columns, np.ones(len(columns)), of_sums)
 
 
 def item_change(runs: Sequence[RunFolder], item: str, metric: str) -> Interval:
