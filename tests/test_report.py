@@ -572,6 +572,12 @@ def test_a_plan_is_stable_where_half_samples_give_the_same_one(tmp_path):
     refused(r"config\.yaml: grouping: .*encoders", str(wrong))
 
 
+def test_every_run_that_has_several_plans_has_its_shares_of_them(several):
+    shares = read(several / "out", "together")
+    assert shares["run"].tolist() == ["default"] * 6 + ["merge.scale=9"] * 6  # two seeds of each
+    assert shares.groupby("item").nunique()[["1", "2"]].eq(1).all(axis=None)  # have the same plan
+
+
 def test_a_second_rater_and_subgroups_have_their_rows(tmp_path):
     out = reported(tmp_path / "out", write_run(tmp_path / "run", twice=True))
     table = read(out, "agreement").set_index(["item", "scored by"])
@@ -753,6 +759,35 @@ def test_text_has_the_contrast_that_wcag_asks_for_in_light_dark_and_print(severa
             for paper in ("paper", "raised"):
                 low, high = sorted(luminance(theme[name]) for name in (ink, paper))
                 assert (high + 0.05) / (low + 0.05) >= 4.5, (theme, ink, paper)
+
+
+def test_every_signal_is_drawn_before_any_second_picture_and_the_rest_is_counted(tmp_path):
+    runs = [
+        write_run(
+            tmp_path / f"{n}",
+            pairs=True,
+            overrides=[f"distance.n={n}"],
+            config={"distance": {"n": n}},
+        )
+        for n in range(7)
+    ]
+    for n, run in enumerate(runs):
+        write_distances(run, 10 + n, ITEMS)
+    out = reported(tmp_path / "out", *runs)
+    found = read(out, "prediction")
+    page = Page((out / "report.html").read_text())
+    scatters = [
+        each for each in page.tags if "A point for every pair" in (each[1].get("aria-label") or "")
+    ]
+    signals = found["signal"].nunique()
+    assert signals > 7
+    assert len(scatters) == 2 * signals
+    for signal in found["signal"].unique():
+        said = f"A point for every pair of items, {signal} against micro F1 lost"
+        assert len([each for each in scatters if said in each[1]["aria-label"]]) == 2
+    rest = len(found) - signals
+    assert f"Not drawn: {rest} more rows of the table “Does it predict the loss?”." in page.text
+    assert "of the table “Among random plans”" not in page.text  # one for each of seven runs
 
 
 CHROMIUM = next(

@@ -10,6 +10,7 @@ from gwsmm.study.conditions import Condition
 from gwsmm.study.prediction import Place, Prediction, adjusted
 from gwsmm.study.stability import PlanStability
 
+PREDICTION, STANDINGS = "Does it predict the loss?", "Among random plans"
 _SAID = {
     "qwk": "quadratic weighted kappa",
     "kappa": "kappa",
@@ -101,7 +102,7 @@ def predicting(found: Sequence[Prediction]) -> Table | None:
         "from both sides. Intervals by the jackknife over items, p by Mantel's permutations of "
         "items, Holm over all tests of the table."
     )
-    return Table("prediction", "Does it predict the loss?", note, pd.DataFrame(rows), {}, {})
+    return Table("prediction", PREDICTION, note, pd.DataFrame(rows), {}, {})
 
 
 def standings(found: Sequence[Place]) -> Table | None:
@@ -128,7 +129,7 @@ def standings(found: Sequence[Place]) -> Table | None:
         "sizes; the percentile is the share of these that are worse, p that of those as good; Holm "
         "over the table."
     )
-    return Table("standings", "Among random plans", note, named(rows), {}, {})
+    return Table("standings", STANDINGS, note, named(rows), {}, {})
 
 
 def stability(found: Sequence[PlanStability]) -> Table | None:
@@ -141,8 +142,7 @@ def stability(found: Sequence[PlanStability]) -> Table | None:
             "plans of seeds": each.seeds,
             "adjusted Rand between them": each.between_seeds,
         }
-        for each in found
-        if each.half_samples or each.seeds > 1
+        for each in _several(found)
     ]
     if not rows:
         return None
@@ -153,12 +153,20 @@ def stability(found: Sequence[PlanStability]) -> Table | None:
     return Table("stability", "Is the plan stable?", note, named(rows), {}, {})
 
 
-def together(found: PlanStability, names: Sequence[str]) -> Table | None:
-    """How often two items share an encoder; None: there is one plan."""
-    if not found.half_samples and found.seeds == 1:
+def together(found: Sequence[PlanStability], names: Sequence[str]) -> Table | None:
+    """How often two items share an encoder; None: there is one plan of each."""
+    rows: list[Row] = [
+        {"run": each.condition, "item": f"{i + 1} {name}"}
+        | {str(j + 1): float(share) for j, share in enumerate(each.together[i])}
+        for each in _several(found)
+        for i, name in enumerate(names)
+    ]
+    if not rows:
         return None
-    frame = pd.DataFrame(found.together, columns=[str(i + 1) for i in range(len(names))])
-    frame.insert(0, "item", [f"{i + 1} {name}" for i, name in enumerate(names)])
-    of = f" of the run “{found.condition}”" if found.condition else ""
-    note = f"Share of all plans{of}, of half-samples and seeds, that put two items together."
-    return Table("together", "Which items come together", note, frame, {}, {})
+    note = "Share of all plans of a run, of half-samples and seeds, that put two items together."
+    return Table("together", "Which items come together", note, named(rows), {}, {})
+
+
+def _several(found: Sequence[PlanStability]) -> list[PlanStability]:
+    """Those that have several plans to be compared."""
+    return [each for each in found if each.half_samples or each.seeds > 1]

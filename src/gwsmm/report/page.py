@@ -1,21 +1,24 @@
 """`report.html`: one page that needs nothing but itself."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
+from typing import TypeVar
 
 import yaml
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from gwsmm.report import figures
+from gwsmm.report.evidence import PREDICTION, STANDINGS
 from gwsmm.report.figures import Draw
 from gwsmm.report.table import Table, cell
 from gwsmm.study.conditions import Condition
 from gwsmm.study.prediction import Place, Prediction
 
-_MOST = 6  # pictures of a kind
+_MOST = 6  # of what a kind of picture shows, unless there are more signals or runs
+Shown = TypeVar("Shown")
 
 
 @dataclass(frozen=True)
@@ -53,14 +56,21 @@ def page(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     source = resources.files("gwsmm.report").joinpath("page.html.j2").read_text("utf-8")
+    signals, places = evidence
+    scatters = _each_first(signals, lambda each: each.signal)
+    histograms = _each_first(places, lambda each: each.condition)
     return environment.from_string(source).render(
         title=title,
         notes=notes,
         figures=[
             *_of_distances(conditions[0]),
             *_of_scores(conditions),
-            *_of_evidence(*evidence),
+            *_of_evidence(scatters, histograms),
         ],
+        undrawn={
+            PREDICTION: len(signals) - len(scatters),
+            STANDINGS: len(places) - len(histograms),
+        },
         headline=_headline(conditions),
         first=conditions[0],
         several=len(conditions) > 1,
@@ -146,23 +156,33 @@ def _of_evidence(found: Sequence[Prediction], places: Sequence[Place]) -> list[P
         _picture(
             "The plan among random plans of the same sizes",
             "Histogram of the scores of random plans with a line at the plan's own; numbers in "
-            "the table “Among random plans”.",
+            f"the table “{STANDINGS}”.",
             partial(figures.random_plans, place=place),
             (5.5, 3.6),
         )
-        for place in places[:_MOST]
+        for place in places
     ]
     against = [
         _picture(
-            f"What merging two items costs, against what was known before{said}",
-            "A point for every pair of items; numbers in the table “Does it predict the loss?”.",
+            f"What merging two items costs on {each.split} responses, against what was known "
+            f"before{said}",
+            f"A point for every pair of items, {each.signal} against {each.loss}; numbers in the "
+            f"table “{PREDICTION}”.",
             partial(figures.pairs, found=each, apart=apart),
             (5.5, 3.8),
         )
-        for each in found[:_MOST]
+        for each in found
         for apart, said in ((False, ""), (True, ", without the items' own shares"))
     ]
     return [*among, *against]
+
+
+def _each_first(found: Sequence[Shown], kind: Callable[[Shown], str]) -> list[Shown]:
+    """What is drawn: the first of every kind, then the second ones, as far as there is room."""
+    kinds = [kind(each) for each in found]
+    nth = [kinds[:at].count(each) for at, each in enumerate(kinds)]
+    order = sorted(range(len(found)), key=nth.__getitem__)
+    return [found[at] for at in order[: max(_MOST, len({*kinds}))]]
 
 
 def _of(name: str, seed: int) -> str:

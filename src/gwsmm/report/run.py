@@ -81,7 +81,7 @@ def write_report(
         evidence.predicting(signals),
         evidence.standings(stands),
         evidence.stability(stable),
-        evidence.together(stable[0], first.names),
+        evidence.together(stable, first.names),
         evidence.agreement(conditions),
         evidence.labels(conditions),
         evidence.groups(conditions),
