@@ -6,17 +6,20 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import astuple
+from functools import partial
 from html.parser import HTMLParser
 from itertools import combinations, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from little import CONF, gwsmm
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr, ttest_rel
 
@@ -32,8 +35,9 @@ from gwsmm.study.estimates import (
     share_kept,
     share_kept_of_merged,
 )
-from gwsmm.study.prediction import complete_sizes, merging_losses
+from gwsmm.study.prediction import complete_sizes, merging_losses, places, predictions
 from gwsmm.study.reading import read_runs
+from gwsmm.types import Distances, Plan
 
 ITEMS = ("apples", "boats", "clouds", "dunes", "eagles", "ferns")
 LABELS = ("E1", "E2")
@@ -759,6 +763,79 @@ def test_text_has_the_contrast_that_wcag_asks_for_in_light_dark_and_print(severa
             for paper in ("paper", "raised"):
                 low, high = sorted(luminance(theme[name]) for name in (ink, paper))
                 assert (high + 0.05) / (low + 0.05) >= 4.5, (theme, ink, paper)
+
+
+def contrast(one: object, other: object) -> float:
+    low, high = sorted(luminance(to_hex(each)) for each in (one, other))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_digits_of_a_heat_map_have_the_contrast_that_wcag_asks_for_at_every_similarity():
+    n = 20
+    above = np.triu_indices(n, 1)
+    names = tuple(f"item {i}" for i in range(n))
+    plan = Plan((names,), "")
+    said = {name: np.ones((n, n), dtype=bool) for name in ("converged", "estimated")}
+    least = []
+    for part in np.array_split(np.linspace(0, 1, 1140), 6):  # every pair of six maps
+        values = np.zeros((n, n))
+        values[above] = part
+        values[0, 1] = 1  # the largest distance, so that similarities are one minus the others
+        axes = Figure().add_subplot()
+        figures.heat_map(axes, Distances(names, values + values.T, "GW loss", said), plan)
+        (image,) = axes.images
+        cells = image.to_rgba(image.get_array()).reshape(-1, 4)
+        pairs = zip(axes.texts, cells, strict=True)
+        least.append(min(contrast(text.get_color(), cell) for text, cell in pairs))
+    assert min(least) >= 4.5
+
+
+PAPERS = ("#ffffff", "#14171b")  # of the page by day and by night
+
+
+def test_shapes_have_the_contrast_to_the_page_that_wcag_asks_of_graphics(several, tmp_path):
+    runs = [
+        write_run(
+            tmp_path / str(n),
+            noise=n / 40,
+            overrides=[f"merge.n={n}"],
+            config={"merge": {"n": n}},
+        )
+        for n in range(1, 9)
+    ]
+    many, one = conditions(read_runs(runs)), conditions(read_runs([several / "ties0"]))
+    run, (place,) = one[0].runs[0], places(one)
+    bars = [drawn(figures.item_bars, found) for found in (many, one)]
+    histogram = drawn(figures.random_plans, place)
+    pictures = [
+        *bars,
+        histogram,
+        *(drawn(figures.frontier, found) for found in (many, one)),
+        drawn(partial(figures.pairs, apart=True), predictions(one)[0]),
+        drawn(partial(figures.dendrogram, plan=run.plan), run.distances),
+        drawn(partial(figures.item_map, plan=run.plan), run.distances),
+    ]
+    shapes = {to_hex(colour) for picture in pictures for colour in outlines(picture)}
+    shapes -= {to_hex(mpl.rcParams["axes.edgecolor"])}  # on a page it is that of the text
+    individual = [*bars[0].patches[: 8 * len(ITEMS)], *bars[1].patches[: len(ITEMS)]]
+    shapes |= {to_hex(patch.get_facecolor()) for patch in [*individual, *histogram.patches]}
+    crossing = [*bars[1].collections, histogram.lines[-1]]  # whose colour is near that of bars
+    assert all(line.get_path_effects() for line in crossing)
+    assert len(shapes) > 8
+    for shape in shapes:
+        assert min(contrast(shape, paper) for paper in PAPERS) >= 3, shape
+
+
+def outlines(picture: Axes) -> list[object]:
+    """Of bars and points, and the colours of lines."""
+    marked = [line for line in picture.lines if line.get_marker() != "None"]
+    joined = [line for line in picture.lines if line.get_linestyle() != "None"]
+    return [
+        *(patch.get_edgecolor() for patch in picture.patches),
+        *(line.get_markeredgecolor() for line in marked),
+        *(line.get_color() for line in joined),
+        *(colour for each in picture.collections for colour in each.get_edgecolor()),
+    ]
 
 
 def test_every_signal_is_drawn_before_any_second_picture_and_the_rest_is_counted(tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import AbstractPathEffect, withStroke
 
 from gwsmm.study.conditions import Condition
 from gwsmm.study.geometry import positions, tree
@@ -19,8 +20,7 @@ from gwsmm.types import Distances, Plan
 mpl.use("Agg")
 mpl.rcParams["text.parse_math"] = False  # a $ in the name of an item is a $
 mpl.rcParams["legend.facecolor"] = "none"  # stands on dark pages too
-_DARK = 0.6  # similarity above which a number is written in white
-_BLUE, _ORANGE, _GREY = "#31688e", "#d95f02", "#b0b0b0"
+_BLUE, _ORANGE, _GREY = "#336b92", "#d95f02", "#808080"  # 3 : 1 at least on light and dark pages
 _MOST = 8  # runs that a picture tells apart
 _LONG = 30  # letters of a name that takes a line of its own
 
@@ -36,13 +36,13 @@ def heat_map(axes: Axes, distances: Distances, plan: Plan) -> None:
         distances.details[name][np.ix_(order, order)] for name in ("converged", "estimated")
     )
     names = [distances.names[i] for i in order]
-    axes.imshow(similarity, vmin=0, vmax=1, cmap="viridis_r")
+    cells = axes.imshow(similarity, vmin=0, vmax=1, cmap="viridis_r").to_rgba(similarity)
     if len(names) <= 20:  # more numbers than that cannot be read
         for (i, j), value in np.ndenumerate(similarity):
-            colour = "white" if value > _DARK else "black"
             text = (
                 f"{value:.2f}" + ("~" if estimated[i, j] else "") + ("" if converged[i, j] else "*")
             )
+            colour = _readable_on(*cells[i, j, :3])
             axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=7)
     start = 0
     for group in plan.groups:
@@ -57,6 +57,26 @@ def heat_map(axes: Axes, distances: Distances, plan: Plan) -> None:
     )
 
 
+def _readable_on(*rgb: float) -> str:
+    """Black or white, whichever has more contrast to the colour: at least 4.58 : 1 on any.
+
+    Source: Web Content Accessibility Guidelines 2, relative luminance and contrast ratio.
+    """
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb]
+    luminance = float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
+    return "white" if (luminance + 0.05) ** 2 < 1.05 * 0.05 else "black"
+
+
+def _outline() -> str:
+    """The colour of the axes, in which shapes of any colour stand out from the page."""
+    return str(mpl.rcParams["axes.edgecolor"])
+
+
+def _edges() -> list[AbstractPathEffect]:
+    """Edges for a line that crosses bars, from which its own colour does not stand out."""
+    return [withStroke(linewidth=3.5, foreground=_outline())]
+
+
 def item_bars(axes: Axes, conditions: Sequence[Condition]) -> None:
     """Micro F1 per item: individual models, and what each run merged; a line for the majority."""
     first = conditions[0]
@@ -66,12 +86,13 @@ def item_bars(axes: Axes, conditions: Sequence[Condition]) -> None:
     bars = [(name, c.scores("individual", "micro_f1")) for name, c in own]
     bars += [(c.name or "merged", c.scores("merged", "micro_f1")) for c in some]
     width, x = 0.8 / len(bars), np.arange(len(names))
-    greys = mpl.colormaps["Greys"](np.linspace(0.35, 0.65, len(own))) if len(own) > 1 else [_GREY]
+    greys = mpl.colormaps["Greys"](np.linspace(0.55, 0.68, len(own))) if len(own) > 1 else [_GREY]
     colours = [*greys, *mpl.colormaps["viridis"](np.linspace(0.4, 0.9, len(some)))]
     for i, (label, values) in enumerate(bars):
-        axes.bar(x + (i + 0.5) * width - 0.4, values, width, label=label, color=colours[i])
+        middle = x + (i + 0.5) * width - 0.4
+        axes.bar(middle, values, width, label=label, color=colours[i], edgecolor=_outline(), lw=0.6)
     for at, value in zip(x, first.scores("majority", "micro_f1"), strict=True):
-        axes.hlines(value, at - 0.4, at + 0.4, color=_ORANGE, lw=1.5)
+        axes.hlines(value, at - 0.4, at + 0.4, color=_ORANGE, lw=1.5, path_effects=_edges())
     axes.plot([], [], color=_ORANGE, label="majority labels")
     axes.set_xticks(x, names, rotation=40, ha="right", fontsize=8)
     axes.set_ylim(0, 1)
@@ -122,7 +143,8 @@ def item_map(axes: Axes, distances: Distances, plan: Plan) -> None:
     colours = mpl.colormaps["tab10"].colors  # type: ignore[attr-defined]
     for name, (x, y) in zip(distances.names, at, strict=True):
         group = plan.groups.index(plan.group_of(name))
-        axes.plot(x, y, "o", color=colours[group % len(colours)], markersize=7)
+        colour = colours[group % len(colours)]
+        axes.plot(x, y, "o", color=colour, markeredgecolor=_outline(), mew=0.6, markersize=7)
         axes.annotate(f"{group + 1} {name}", (x, y), (6, 3), textcoords="offset points", fontsize=7)
     axes.set_aspect("equal", "datalim")
     axes.margins(x=0.45, y=0.2)  # room for names
@@ -156,8 +178,9 @@ def frontier(axes: Axes, conditions: Sequence[Condition]) -> None:
 
 def random_plans(axes: Axes, place: Place) -> None:
     """How random plans of the same sizes do, and the plan among them."""
-    axes.hist(place.others, bins=min(30, max(5, len(place.others) // 10)), color=_GREY)
-    axes.axvline(place.score, color=_ORANGE, lw=2)
+    bins = min(30, max(5, len(place.others) // 10))
+    axes.hist(place.others, bins=bins, color=_GREY, edgecolor=_outline(), lw=0.6)
+    axes.axvline(place.score, color=_ORANGE, lw=2, path_effects=_edges())
     axes.set_xlabel("micro F1 on test responses", fontsize=8)
     axes.set_ylabel("random plans", fontsize=8)
     name = f"{place.condition} " if place.condition else ""
