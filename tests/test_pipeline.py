@@ -410,6 +410,17 @@ def test_controls_are_scored_as_a_plan_of_them_would_be(world, first):
         assert tested[controls["groups"].index(merged), name] == own[name]["merged"]["micro_f1"]
     assert (table.loc[table["group"] == -1, ["drift", "drift_cka"]] == 0).all(axis=None)
     assert (table.loc[table["group"] >= 0, "drift_cka"] > 0).all()
+    kept = world.root / "store" / "evaluate"
+    for key, scored in zip(table["evaluation"], table["micro_f1"], strict=True):
+        assert read_json(kept / key / "scores.json")["model"]["micro_f1"] == scored
+    assert set(table["evaluation"]) <= set(read_json(folder / "keys.json")["stages"]["evaluate"])
+
+
+def test_the_page_of_a_run_names_the_keys_of_its_distances(first):
+    stages = read_json(first / "keys.json")["stages"]
+    table = pd.read_csv(first / "tables" / "keys.csv")
+    for stage in ("distances", "stability"):
+        assert table[stage].tolist() == stages[stage]
 
 
 def test_a_plan_of_a_run_can_be_given_back(world, first):

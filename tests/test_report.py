@@ -147,6 +147,8 @@ def write_run(
         "scoring": {"individual": cost, "merged": None},
     }
     (folder / "run.json").write_text(json.dumps(about))
+    stages = {"distances": [f"{seed:032x}".replace("0", "d")]}
+    (folder / "keys.json").write_text(json.dumps({"items": {}, "stages": stages}))
     write_distances(folder, seed, items)
     if pairs:
         write_attempts(folder, seed, results, items)
@@ -385,6 +387,7 @@ def test_what_cannot_be_reported_is_one_line(tmp_path):
         ("distances.csv", "GW loss,apples\napples,0\n", r"distances\.csv cannot be read"),
         ("pairs.csv", "item,other\napples,boats\n", r"pairs\.csv cannot be read"),
         ("halves.csv", "item\napples\n", r"halves\.csv cannot be read"),
+        ("keys.json", "[]", r"keys\.json cannot be read"),
     ):
         broken = Path(shutil.copytree(run, tmp_path / f"broken_{len(list(tmp_path.iterdir()))}"))
         (broken / name).write_text(text)
@@ -410,6 +413,15 @@ def test_every_overall_figure_is_the_weighted_mean_of_its_sources(several):
             assert row[name] == pytest.approx(np.mean(by_run), abs=1e-12)
             assert row[f"{name} low"] <= row[name] <= row[f"{name} high"]
     assert set(sources.loc[sources["model"] != "majority", "evaluation"].astype(str)) == {"f" * 32}
+
+
+def test_every_run_has_the_keys_of_its_distances(several):
+    table = read(several / "out", "keys")
+    assert table["folder"].tolist() == ["ties0", "ties1", "worse0", "worse1"]
+    for row in table.to_dict("records"):
+        used = json.loads((several / row["folder"] / "keys.json").read_text())
+        assert [str(row["distances"])] == used["stages"]["distances"]
+    assert table["stability"].isna().all()  # there are no half-samples
 
 
 def test_the_tests_are_those_of_scipy_on_the_means_over_the_seeds(several):

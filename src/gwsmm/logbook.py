@@ -22,7 +22,7 @@ RUNS = (Path("outputs/runs"), Path("outputs/sweeps"))
 
 LOG = "run.log"
 KEYS = "keys.json"
-"""Written when a run has finished, and left where it is begun anew."""
+"""Written when a run has all its results, and left where it is begun anew."""
 
 LOCK = "run.lock"
 """Who runs holds it; it is gone when the run has ended, and left behind by one that was killed."""

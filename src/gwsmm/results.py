@@ -256,6 +256,7 @@ def attempts_frame(controls: Controls, attempts: Sequence[Attempt]) -> "pd.DataF
             "loss": each.loss,
             "drift": each.drift,
             "drift_cka": each.drift_cka,
+            "evaluation": each.evaluation,
         }
         for each in attempts
     ]

@@ -181,9 +181,10 @@ def attempts(trial: Trial, groups: Sequence[Group], items: Sequence[Item]) -> li
             loss=found.loss,
             drift=drift,
             drift_cka=drift_cka,
+            evaluation=by.digest,
         )
         for split, made in evaluated.items()
-        for (group, name), found, drift, drift_cka in zip(
-            names, [tried(*each) for each in made], by_distance, drifts["cka"], strict=True
+        for (group, name), (_, by), found, drift, drift_cka in zip(
+            names, made, [tried(*each) for each in made], by_distance, drifts["cka"], strict=True
         )
     ]

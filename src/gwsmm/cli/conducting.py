@@ -65,7 +65,7 @@ def _conducted(
     from gwsmm.measuring import measured
     from gwsmm.objective.objective import returned
     from gwsmm.pipeline import run
-    from gwsmm.results import costs, evaluations, keys_content, write_json
+    from gwsmm.results import costs, evaluations, write_json
 
     started = time.monotonic()
     config = shown(cfg)
@@ -85,7 +85,6 @@ def _conducted(
     else:
         show = _fill(folder, config, experiment, items, found, about)
         seconds = round(time.monotonic() - started, 1)
-        write_json(folder / "keys.json", keys_content(items, experiment.kept))
         write_json(folder / "run.json", about | {"seconds": seconds})
         log.info("finished in %.0f s: %s", seconds, folder)
     return returned(goal, experiment.objective.directions) if goal else None, show
@@ -128,12 +127,13 @@ def _fill(
     """
     from gwsmm.bundle.writing import write_bundle
     from gwsmm.report.run import summary, write_report, write_run
-    from gwsmm.results import pairs_frame, write_json
+    from gwsmm.results import keys_content, pairs_frame, write_json
     from gwsmm.study.conditions import conditions
     from gwsmm.study.reading import read_runs
     from gwsmm.tracked import Finished
 
     write_run(folder, found)
+    write_json(folder / "keys.json", keys_content(items, experiment.kept))
     write_json(folder / "run.json", about)
     here = conditions(read_runs([folder]))
     several = HydraConfig.get().mode == RunMode.MULTIRUN

@@ -43,6 +43,7 @@ class Attempt:
         loss: binary cross-entropy of these responses, mean over responses and labels.
         drift: of the item's cloud by the experiment's distance; None: it compares no clouds.
         drift_cka: the same by linear CKA.
+        evaluation: key of the evaluation in the store.
     """
 
     group: Group
@@ -52,6 +53,7 @@ class Attempt:
     loss: float
     drift: float | None
     drift_cka: float
+    evaluation: str
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -160,3 +160,22 @@ def sources(conditions: Sequence[Condition]) -> Table:
     ]
     note = "Every score with the run it is of and the key of its evaluation in the store."
     return Table("sources", "Sources", note, named(rows), {}, {})
+
+
+def keys(conditions: Sequence[Condition]) -> Table:
+    """What the figures that are no scores are made of: one row per run, with keys in the store."""
+    rows = [
+        {
+            "run": condition.name,
+            "seed": run.seed,
+            "folder": run.folder.name,
+            **{stage: " ".join(run.keys(stage)) or None for stage in ("distances", "stability")},
+        }
+        for condition in conditions
+        for run in condition.runs
+    ]
+    note = (
+        "By run and seed the keys in the store of its distances and of those from half-samples; "
+        "of groups that were merged as evidence, the keys are in the run's attempts.parquet."
+    )
+    return Table("keys", "Keys", note, named(rows), {}, {})

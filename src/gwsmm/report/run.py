@@ -86,6 +86,7 @@ def write_report(
         evidence.labels(conditions),
         evidence.groups(conditions),
         details.sources(conditions),
+        details.keys(conditions),
     ]
     tables = [table for table in made if table is not None]
     notes = _notes(conditions)

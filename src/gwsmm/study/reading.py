@@ -145,6 +145,19 @@ class RunFolder:
         )
         return tuple(Distances(self.names, half, self.distances.quantity, {}) for half in halves)
 
+    def keys(self, stage: str) -> tuple[str, ...]:
+        """Of the results of a stage that the run used, as folders of the store; empty: of none."""
+        return self._keys.get(stage, ())
+
+    @cached_property
+    def _keys(self) -> Mapping[str, tuple[str, ...]]:
+        return _read(
+            self.folder / "keys.json",
+            lambda text: {
+                stage: tuple(map(str, keys)) for stage, keys in json.loads(text)["stages"].items()
+            },
+        )
+
     def _square(self, text: str) -> tuple[str, NDArray[np.float64]]:
         """The quantity and the values of `distances.csv`."""
         table = _table(text, [0])
