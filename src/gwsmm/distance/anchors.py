@@ -58,13 +58,16 @@ class Anchored:
         space: n points.
         anchors: K of them.
         labels: [n], the anchor of each point.
-        blocks: [n, K], each column the weights of an anchor's points, summing to one.
     """
 
     space: Space
     anchors: Anchors
     labels: NDArray[np.int64]
-    blocks: Sparse
+
+    @property
+    def blocks(self) -> Sparse:
+        """[n, K], each column the weights of an anchor's points, summing to one."""
+        return _blocks(self.space.weights, self.anchors.space.weights, self.labels)
 
     @property
     def small(self) -> bool:
@@ -83,20 +86,24 @@ def anchored(points: Array, space: Space, count: int) -> Anchored:
     The points are put in the order of their mean cost first, so that shuffling them changes
     nothing.
     """
-    from scipy.sparse import csr_array
-
     n = len(points)
     order = np.argsort(space.costs @ space.weights, kind="stable")
     labels = np.empty(n, dtype=np.int64)
     labels[order] = _gathered(points[order], space.weights[order], count)
-    k = int(labels.max()) + 1
-    weights: Array = np.bincount(labels, space.weights, k)
-    blocks: Sparse = csr_array((space.weights / weights[labels], (np.arange(n), labels)), (n, k))
+    weights: Array = np.bincount(labels, space.weights)
+    blocks = _blocks(space.weights, weights, labels)
     costs: Array = np.asarray(blocks.T @ (blocks.T @ space.costs).T)
     coarse = Space((costs + costs.T) / 2, weights)
     energy = float(space.weights @ space.costs**2 @ space.weights)
     anchors = Anchors(coarse, energy, _signatures(space), _profiles(coarse), _axes(coarse))
-    return Anchored(space, anchors, labels, blocks)
+    return Anchored(space, anchors, labels)
+
+
+def _blocks(points: Array, anchors: Array, labels: NDArray[np.int64]) -> Sparse:
+    from scipy.sparse import csr_array
+
+    shape = len(points), len(anchors)
+    return csr_array((points / anchors[labels], (np.arange(len(points)), labels)), shape)
 
 
 def _signatures(space: Space) -> Array:

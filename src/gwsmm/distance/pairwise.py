@@ -1,10 +1,12 @@
 """The matrix of distances between all items."""
 
+import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import chain, combinations
-from math import comb
+from math import comb, isqrt
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
@@ -12,13 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gwsmm.artefact import Artefact
+from gwsmm.distance.prepared import OnDisk, put_on_disk
 from gwsmm.distance.subjects import Subject
 from gwsmm.execute import Execute
+from gwsmm.task import name_of
 from gwsmm.types import Distances, Pair
 
 _BLOCKS = 512  # tasks at most, so that many cheap pairs do not drown in handing them over
 Loaded_contra = TypeVar("Loaded_contra", contravariant=True)
 Prepared = TypeVar("Prepared")
+Index = tuple[int, int]  # of a pair of items
+Solved = dict[Index, tuple[Pair, float]]  # each with its seconds
 
 
 class Distance(Protocol[Loaded_contra, Prepared]):
@@ -74,8 +80,8 @@ class Choice(Protocol):
 class Screens(Protocol):
     """A distance that does not solve every pair."""
 
-    def screen(self, prepared: Sequence[object]) -> Choice:
-        """The choice among all pairs of these items."""
+    def screen(self, prepared: Iterable[object]) -> Choice:
+        """The choice among all pairs of these items, which are loaded one after the other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,47 +97,79 @@ class Pairwise:
         """Prepare each item once and solve the pairs side by side."""
         from safetensors.numpy import save_file
 
-        prepared = execute.map(_Prepare(self.distance), list(subject), label="spaces")
-        solved = dict[tuple[int, int], tuple[Pair, float]]()
-        if isinstance(self.distance, Screens):
-            screen = self.distance.screen(prepared)
-            while pairs := screen.next({pair: found for pair, (found, _) in solved.items()}):
-                solved |= self._solve(prepared, pairs, execute)
-            rest = screen.rest({pair: found for pair, (found, _) in solved.items()})
-            solved |= {pair: (found, 0.0) for pair, found in rest.items()}
-        else:
-            solved |= self._solve(prepared, list(combinations(range(len(prepared)), 2)), execute)
-        save_file(_arrays(len(prepared), solved), folder / "distances.safetensors")
+        with prepared(self.distance, subject, folder, execute, label="spaces") as items:
+            solved = self._solved(items, execute)
+        save_file(_arrays(len(subject), solved), folder / "distances.safetensors")
 
     def pairs(self, subject: Sequence[Subject]) -> int:
         """Unordered pairs of items; see `Solves`."""
         return comb(len(subject), 2)
 
-    def _solve(
-        self, prepared: Sequence[object], pairs: Sequence[tuple[int, int]], execute: Execute
-    ) -> dict[tuple[int, int], tuple[Pair, float]]:
-        solved = solve(self.distance, prepared, pairs, execute, label=self.stage)
-        return dict(zip(pairs, solved, strict=True))
+    def _solved(self, items: Sequence[OnDisk], execute: Execute) -> Solved:
+        if not isinstance(self.distance, Screens):
+            pairs = list(combinations(range(len(items)), 2))
+            return solve(self.distance, items, pairs, execute, label=self.stage)
+        solved: Solved = {}
+        screen = self.distance.screen(each.load() for each in items)
+        while chosen := screen.next({pair: found for pair, (found, _) in solved.items()}):
+            solved |= solve(self.distance, items, chosen, execute, label=self.stage)
+        rest = screen.rest({pair: found for pair, (found, _) in solved.items()})
+        return solved | {pair: (found, 0.0) for pair, found in rest.items()}
+
+
+@contextmanager
+def prepared(
+    distance: Distance[Any, Any],
+    subjects: Sequence[Subject],
+    folder: Path,
+    execute: Execute,
+    label: str,
+) -> Iterator[list[OnDisk]]:
+    """The items prepared side by side, on disk within the block.
+
+    They are computed once, as that can take longer than a pair, and read wherever pairs are solved.
+
+    Args:
+        distance: prepares them.
+        subjects: the items.
+        folder: of the result, which every worker sees.
+        execute: where it is done.
+        label: what the progress bar says.
+    """
+    disk = folder / "prepared"
+    disk.mkdir()
+    yield execute.map(_Prepare(distance, disk), subjects, label=label)
+    shutil.rmtree(disk)  # after an error the store removes all that there is of the result
 
 
 def solve(
     distance: Distance[Any, Any],
-    prepared: Sequence[object],
-    pairs: Sequence[tuple[int, int]],
+    items: Sequence[OnDisk],
+    pairs: Sequence[Index],
     execute: Execute,
     label: str,
-) -> list[tuple[Pair, float]]:
+) -> Solved:
     """These pairs of the prepared items side by side, each with its seconds."""
-    size = distance.together if isinstance(distance, SolvesTogether) else 1
-    size = max(size, len(pairs) // _BLOCKS)
-    blocks = [pairs[at : at + size] for at in range(0, len(pairs), size)]
-    tasks = [(block, {i: prepared[i] for pair in block for i in pair}) for block in blocks]
-    return list(chain.from_iterable(execute.map(_Solve(distance), tasks, label=label)))
+    tasks = [
+        (block, {i: items[i] for pair in block for i in pair}) for block in _blocks(distance, pairs)
+    ]
+    found = chain.from_iterable(execute.map(_Solve(distance), tasks, label=label))
+    every = chain.from_iterable(block for block, _ in tasks)
+    return dict(zip(every, found, strict=True))
 
 
-def _arrays(
-    n: int, solved: Mapping[tuple[int, int], tuple[Pair, float]]
-) -> dict[str, NDArray[Any]]:
+def _blocks(distance: Distance[Any, Any], pairs: Sequence[Index]) -> list[Sequence[Index]]:
+    """The pairs of each task."""
+    size = max(1, len(pairs) // _BLOCKS)
+    if isinstance(distance, SolvesTogether):
+        size = max(distance.together, size)
+    else:  # those of few items, in squares of the matrix and not in its rows
+        side = isqrt(size)
+        pairs = sorted(pairs, key=lambda pair: (pair[0] // side, pair[1] // side))
+    return [pairs[at : at + size] for at in range(0, len(pairs), size)]
+
+
+def _arrays(n: int, solved: Solved) -> dict[str, NDArray[Any]]:
     """One [n, n] array per field of `Pair`, and `seconds`."""
     nothing = Pair(0.0, bound=0.0, starts=0)
     arrays = {
@@ -159,24 +197,23 @@ def load_distances(
 class _Prepare:
     """One item, as a picklable function."""
 
-    def __init__(self, distance: Distance[object, object]) -> None:
-        self.distance = distance
+    def __init__(self, distance: Distance[Any, Any], disk: Path) -> None:
+        self.distance, self.disk = distance, disk
 
-    def __call__(self, subject: Subject) -> object:
-        return self.distance.prepare(subject.load())
+    def __call__(self, subject: Subject) -> OnDisk:
+        return put_on_disk(name_of(subject), self.distance.prepare(subject.load()), self.disk)
 
 
 class _Solve:
     """One block of pairs, as a picklable function."""
 
-    def __init__(self, distance: Distance[object, object]) -> None:
+    def __init__(self, distance: Distance[Any, Any]) -> None:
         self.distance = distance
 
-    def __call__(
-        self, task: tuple[Sequence[tuple[int, int]], dict[int, object]]
-    ) -> list[tuple[Pair, float]]:
-        block, prepared = task
-        pairs = [(prepared[i], prepared[j]) for i, j in block]
+    def __call__(self, task: tuple[Sequence[Index], dict[int, OnDisk]]) -> list[tuple[Pair, float]]:
+        block, items = task
+        loaded = {i: item.load() for i, item in items.items()}
+        pairs = [(loaded[i], loaded[j]) for i, j in block]
         if isinstance(self.distance, SolvesTogether):
             started = time.perf_counter()
             solved = self.distance.solve(pairs)

@@ -1,6 +1,6 @@
 """Distances of many items: near pairs are solved, far ones are excluded by a lower bound."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass as plain_dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -60,11 +60,12 @@ class Screened:
         """One pair, solved."""
         return self.distance(a, b)
 
-    def screen(self, prepared: Sequence[Anchored | Anchors]) -> "Screen":
+    def screen(self, prepared: Iterable[Anchored | Anchors]) -> "Screen":
         """The bounds of all pairs."""
         from scipy.spatial.distance import pdist, squareform
 
-        signatures = np.stack([anchors_of(each).signatures for each in prepared])
+        # copies, as a part of an item that is on disk holds the whole of it
+        signatures = np.stack([anchors_of(each).signatures.copy() for each in prepared])
         kinds = range(signatures.shape[1])
         losses = np.max([pdist(signatures[:, kind], "sqeuclidean") for kind in kinds], axis=0)
         bounds = np.array([of_loss(loss, self.distance.quantity) for loss in losses])

@@ -13,8 +13,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from gwsmm.artefact import Artefact
-from gwsmm.distance.pairwise import Distance, solve
-from gwsmm.distance.subjects import CloudOf
+from gwsmm.distance.pairwise import Distance, prepared, solve
+from gwsmm.distance.subjects import CloudOf, HalfOf
 from gwsmm.execute import Execute
 from gwsmm.types import STRICT, Cloud
 
@@ -56,20 +56,13 @@ class Halving:
         """Compute the matrices of all halves, their pairs side by side."""
         from safetensors.numpy import save_file
 
-        clouds, random = (
-            [each.load() for each in subject],
-            np.random.default_rng(self.stability.seed),
-        )
-        samples = [
-            sample for _ in range(self.stability.repeats) for sample in self._halves(clouds, random)
-        ]
-        spaces = execute.map(self.distance.prepare, samples, label="half spaces")
-        n = len(clouds)
+        halves, n = self._halves(subject), len(subject)
         pairs = [
-            pair for at in range(0, len(spaces), n) for pair in combinations(range(at, at + n), 2)
+            pair for at in range(0, len(halves), n) for pair in combinations(range(at, at + n), 2)
         ]
-        solved = solve(self.distance, spaces, pairs, execute, label=self.stage)
-        values = np.array([pair.value for pair, _ in solved])
+        with prepared(self.distance, halves, folder, execute, label="half spaces") as items:
+            solved = solve(self.distance, items, pairs, execute, label=self.stage)
+        values = np.array([solved[pair][0].value for pair in pairs])
         values = values.reshape(self.stability.repeats, 2, -1)
         save_file({"values": values}, folder / "stability.safetensors")
 
@@ -77,16 +70,16 @@ class Halving:
         """Those of both halves of every repetition; see `Solves`."""
         return 2 * self.stability.repeats * comb(len(subject), 2)
 
-    def _halves(self, clouds: Sequence[Cloud], random: np.random.Generator) -> list[Cloud]:
-        """All items from one half of their responses, then all from the other."""
-        seed = int(random.integers(2**32))
-        halves: tuple[list[Cloud], list[Cloud]] = ([], [])
-        for at, cloud in enumerate(clouds):
-            order = np.random.default_rng([seed, 0 if self.alike else at])
-            parts = np.array_split(order.permutation(len(cloud.points)), 2)
-            for half, part in zip(halves, parts, strict=True):
-                half.append(cloud.rows(np.sort(part[: self.stability.size])))
-        return [*halves[0], *halves[1]]
+    def _halves(self, subject: Sequence[CloudOf]) -> list[HalfOf]:
+        """By repetition all items from one half of their responses, then all from the other."""
+        random = np.random.default_rng(self.stability.seed)
+        seeds = [int(random.integers(2**32)) for _ in range(self.stability.repeats)]
+        return [
+            HalfOf(own, (seed, 0 if self.alike else at), half, self.stability.size)
+            for seed in seeds
+            for half in (0, 1)
+            for at, own in enumerate(subject)
+        ]
 
 
 def load_stability(made: Artefact) -> NDArray[np.float64]:

@@ -42,6 +42,34 @@ class CloudOf:
         return Cloud(self.name, tensors["points"], tensors["weights"])
 
 
+@dataclass(frozen=True)
+class HalfOf:
+    """A sample of one of two halves of a cloud.
+
+    Attributes:
+        own: the cloud.
+        seed: of the split in two.
+        half: 0 or 1.
+        size: points at most.
+    """
+
+    own: CloudOf
+    seed: tuple[int, ...]
+    half: int
+    size: int
+
+    @property
+    def digest(self) -> str:
+        """The identity of the sample."""
+        return f"{self.own.digest} {self.seed} {self.half} {self.size}"
+
+    def load(self) -> Cloud:
+        """The points that were drawn, in the order of the cloud."""
+        cloud = self.own.load()
+        order = np.random.default_rng(self.seed).permutation(len(cloud.points))
+        return cloud.rows(np.sort(np.array_split(order, 2)[self.half][: self.size]))
+
+
 @dataclass(frozen=True, eq=False)
 class CloudWithFeatures:
     """A cloud with features [n, k] of the same responses, in a space common to all items."""
