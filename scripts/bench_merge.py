@@ -400,11 +400,8 @@ def cost(overrides: list[str]) -> float:
     x = configured(*overrides)
     members = trained(x, prepare(x))
     group = group_for(x.merge, members, members)
-    stage: Merging | Learning = (
-        Learning(encoder=x.encoder, merge=x.merge, private=Pooler(), trainer=x.trainer)
-        if isinstance(x.merge, LearnedMerge)
-        else Merging(encoder=x.encoder, merge=x.merge, private=Pooler())
-    )
+    kind = Learning if isinstance(x.merge, LearnedMerge) else Merging
+    stage = kind(encoder=x.encoder, merge=x.merge, private=Pooler(), trainer=x.trainer)
     seconds = []
     for _ in range(1 if isinstance(x.merge, LearnedMerge) else 3):
         with TemporaryDirectory() as folder:

@@ -166,6 +166,7 @@ def merge(method: str, folder: Path) -> None:
     from gwsmm.merge.task_arithmetic import TaskArithmetic
     from gwsmm.merge.ties import Ties
     from gwsmm.private.nothing import Nothing
+    from gwsmm.recipe import Trainer
 
     strategy = {
         "linear": Average(),
@@ -183,7 +184,9 @@ def merge(method: str, folder: Path) -> None:
     members = tuple(_member(path) for path in sorted(folder.glob("member*")))
     out = folder / f"ours-{method}"
     out.mkdir(exist_ok=True)
-    Merging(encoder=encoder, merge=strategy, private=Nothing())(Group(members, None), out)
+    cpu = Trainer(accelerator="cpu", devices=1, strategy="auto")
+    stage = Merging(encoder=encoder, merge=strategy, private=Nothing(), trainer=cpu)
+    stage(Group(members, None), out)
 
 
 def _member(path: Path) -> Member:

@@ -37,8 +37,10 @@ from gwsmm.merge.weighted import Weighted
 from gwsmm.merge.wudi import Wudi
 from gwsmm.private.nothing import Nothing
 from gwsmm.private.pooler import Pooler
+from gwsmm.recipe import Trainer
 from gwsmm.types import InputError
 
+CPU = Trainer(accelerator="cpu", devices=1, strategy="auto")
 SHAPES = {
     "trunk.embeddings.weight": (11, 4),
     "trunk.layer.bias": (7,),
@@ -567,7 +569,9 @@ def test_the_paper_merges_trunk_and_pooler_around_the_first_item(
     tiny, members, configured, tmp_path
 ):
     merge = configured("merge", "experiment=paper")
-    stage = Merging(encoder=tiny, merge=merge, private=configured("private", "experiment=paper"))
+    stage = Merging(
+        encoder=tiny, merge=merge, private=configured("private", "experiment=paper"), trainer=CPU
+    )
     stage(group_for(merge, members[1:], members), tmp_path)
     wanted = ties_by_hand(full(members[0]), [full(m) for m in members[1:]], 0.3, 0.5)
     assert_close(carried(tmp_path), wanted)
@@ -582,7 +586,7 @@ def base_of(name, tiny, members):
 @pytest.mark.parametrize("base", [PRETRAINED, "three"])
 def test_task_vectors_start_where_the_strategy_says(base, tiny, members, tmp_path):
     merge = replace(TIES, base=base)
-    stage = Merging(encoder=tiny, merge=merge, private=Nothing())
+    stage = Merging(encoder=tiny, merge=merge, private=Nothing(), trainer=CPU)
     stage(group_for(merge, members[1:], members), tmp_path)
     states = [full(member) for member in members[1:]]
     assert_close(carried(tmp_path), ties_by_hand(base_of(base, tiny, members), states, 0.3, 0.5))
@@ -591,7 +595,7 @@ def test_task_vectors_start_where_the_strategy_says(base, tiny, members, tmp_pat
 @pytest.mark.parametrize("n", [2, 3])
 def test_around_the_group_mean_untrimmed_task_vectors_cancel(n, tiny, members, tmp_path):
     merge = Ties(density=1.0, scale=1.0, base=GROUP_MEAN)
-    stage = Merging(encoder=tiny, merge=merge, private=Nothing())
+    stage = Merging(encoder=tiny, merge=merge, private=Nothing(), trainer=CPU)
     stage(group_for(merge, members[:n], members), tmp_path)
     states = [full(member) for member in members[:n]]
     assert_close(carried(tmp_path), {k: sum(s[k] for s in states) / n for k in states[0]})
@@ -599,14 +603,14 @@ def test_around_the_group_mean_untrimmed_task_vectors_cancel(n, tiny, members, t
 
 def test_a_merge_weighs_by_training_responses(tiny, members, tmp_path):
     merge = Weighted(power=1.0)
-    stage = Merging(encoder=tiny, merge=merge, private=Nothing())
+    stage = Merging(encoder=tiny, merge=merge, private=Nothing(), trainer=CPU)
     stage(group_for(merge, members[:2], members), tmp_path)
     one, two = full(members[0]), full(members[1])
     assert_close(carried(tmp_path), {k: 0.6 * one[k] + 0.4 * two[k] for k in one})
 
 
 def test_exactly_the_shared_parts_are_written(any_private, tiny, members, tmp_path):
-    stage = Merging(encoder=tiny, merge=Average(), private=any_private)
+    stage = Merging(encoder=tiny, merge=Average(), private=any_private, trainer=CPU)
     stage(Group(tuple(members), None), tmp_path)
     written = {path.stem for path in tmp_path.glob("*.safetensors")}
     assert written == set(any_private.shared_parts)
@@ -617,7 +621,7 @@ def test_a_private_pooler_leaves_the_trunk_as_it_is_without(any_merge, tiny, mem
     for private in (Nothing(), Pooler()):
         folder = tmp_path / type(private).__name__
         folder.mkdir()
-        stage = Merging(encoder=tiny, merge=any_merge, private=private)
+        stage = Merging(encoder=tiny, merge=any_merge, private=private, trainer=CPU)
         stage(group_for(any_merge, members, members), folder)
         trunks.append((folder / "trunk.safetensors").read_bytes())
     assert trunks[0] == trunks[1]
@@ -627,7 +631,7 @@ def test_an_encoder_without_pooler_merges_without(tiny, make_item, make_member, 
     plain = replace(tiny, pooler=False)
     group = [make_member(plain, make_item(name), tmp_path, seed=1) for name in ("a", "b")]
     (tmp_path / "out").mkdir()
-    Merging(encoder=plain, merge=TIES, private=Nothing())(
+    Merging(encoder=plain, merge=TIES, private=Nothing(), trainer=CPU)(
         Group(tuple(group), None), tmp_path / "out"
     )
     assert [path.name for path in (tmp_path / "out").glob("*.safetensors")] == ["trunk.safetensors"]
@@ -641,9 +645,21 @@ def in_memory(any_merge, tiny, members, everyone):
 
 
 def test_streaming_from_files_is_merging_in_memory(any_merge, tiny, members, tmp_path):
-    stage = Merging(encoder=tiny, merge=any_merge, private=Nothing())
+    stage = Merging(encoder=tiny, merge=any_merge, private=Nothing(), trainer=CPU)
     stage(group_for(any_merge, members[1:], members), tmp_path)
     assert_close(carried(tmp_path), in_memory(any_merge, tiny, members[1:], members), 0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_cuda_merges_to_what_the_cpu_merges_to(any_merge, tiny, members, tmp_path):
+    group, found = group_for(any_merge, members[1:], members), []
+    for accelerator in ("cpu", "gpu"):
+        trainer = replace(CPU, accelerator=accelerator)
+        folder = tmp_path / accelerator
+        folder.mkdir()
+        Merging(encoder=tiny, merge=any_merge, private=Nothing(), trainer=trainer)(group, folder)
+        found.append(carried(folder))
+    assert_close(*found)
 
 
 def test_a_damaged_member_is_not_merged(tiny, make_item, make_member, tmp_path):
@@ -653,7 +669,9 @@ def test_a_damaged_member_is_not_merged(tiny, make_item, make_member, tmp_path):
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(InputError, match="not what was written there"):
-        Merging(encoder=tiny, merge=TIES, private=Nothing())(Group(tuple(group), None), tmp_path)
+        Merging(encoder=tiny, merge=TIES, private=Nothing(), trainer=CPU)(
+            Group(tuple(group), None), tmp_path
+        )
 
 
 def peak_memory(work):
@@ -703,7 +721,7 @@ def test_six_members_need_no_more_memory_than_two_encoders_and_a_tensor_of_each(
     def merge(encoder, group):
         folder = tmp_path / str(len(group))
         folder.mkdir()
-        stage = Merging(encoder=encoder, merge=any_merge, private=Nothing())
+        stage = Merging(encoder=encoder, merge=any_merge, private=Nothing(), trainer=CPU)
         stage(group_for(any_merge, group, group), folder)
 
     merge(tiny, members)  # what the libraries load once is not the merge's

@@ -639,10 +639,10 @@ def test_the_error_is_validated_on_the_items_own_responses(members, pretrained, 
 @pytest.fixture(scope="module")
 def merged(tools, members, tmp_path_factory):
     """What one merge makes of two members; each merge once for all private parts."""
-    folder, tiny, carry_out = tmp_path_factory.mktemp("merged"), tools[0], tools[2]
+    folder, (tiny, cpu, carry_out) = tmp_path_factory.mktemp("merged"), tools
 
     def merge(strategy):
-        stage = Merging(encoder=tiny, merge=strategy, private=Nothing())
+        stage = Merging(encoder=tiny, merge=strategy, private=Nothing(), trainer=cpu)
         return carry_out(stage, group_for(strategy, members[0][:2], members[0]), folder)
 
     return merge

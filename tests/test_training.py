@@ -619,9 +619,9 @@ def test_features_refuse_what_is_out_of_range(wrong, cloud):
 
 
 @pytest.fixture(scope="module")
-def merged(tiny, member, other, carry_out, tmp_path_factory):
+def merged(tiny, cpu, member, other, carry_out, tmp_path_factory):
     """The mean of two encoders: neither item's head knows it."""
-    stage = Merging(encoder=tiny, merge=Average(), private=Nothing())
+    stage = Merging(encoder=tiny, merge=Average(), private=Nothing(), trainer=cpu)
     return carry_out(stage, Group((member, other), None), tmp_path_factory.mktemp("merged"))
 
 

@@ -168,10 +168,11 @@ class Assembly:
     def _trunks(self, groups: Sequence[Group]) -> list[tuple[Member, Artefact]]:
         """Every item with what its group was merged to."""
         x = self.x
+        shared = self._shared
         merge: Merging | Learning = (
-            Learning(encoder=x.encoder, merge=x.merge, private=self._shared, trainer=x.trainer)
+            Learning(encoder=x.encoder, merge=x.merge, private=shared, trainer=x.trainer)
             if isinstance(x.merge, LearnedMerge)
-            else Merging(encoder=x.encoder, merge=x.merge, private=self._shared)
+            else Merging(encoder=x.encoder, merge=x.merge, private=shared, trainer=x.trainer)
         )
         made = self._rounded(self.x.kept.each(merge, groups, x.execute))
         return [

@@ -53,7 +53,7 @@ class Dare:
         import torch
 
         drawn = sha256(f"{self.seed} {name} ".encode())
-        drawn.update(member.flatten().numpy().data)
+        drawn.update(member.flatten().cpu().numpy().data)
         generator = torch.Generator().manual_seed(int.from_bytes(drawn.digest()[:8], "big"))
-        kept = torch.rand(member.shape, generator=generator) < self.density
+        kept = (torch.rand(member.shape, generator=generator) < self.density).to(member.device)
         return torch.where(kept, origin + (member - origin) / self.density, origin)

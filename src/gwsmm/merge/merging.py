@@ -12,6 +12,7 @@ from gwsmm.encoder import Encoder
 from gwsmm.merge.stored import Stored
 from gwsmm.private.private import Private
 from gwsmm.progress import write_fraction
+from gwsmm.recipe import Trainer
 from gwsmm.types import InputError
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ class Merge(Protocol):
 
         Args:
             name: of the tensor, beginning with its part: `trunk.…` or `pooler.…`.
-            base: the tensor that task vectors start from.
+            base: the tensor that task vectors start from; all are on one device, and so is what
+                is returned.
             members: the tensor of each member, in the order of the item set.
             sizes: training responses of each member.
         """
@@ -128,7 +130,8 @@ def _where(merge: Based) -> str:
 class Merging:
     """The stage: a group → the `trunk`, the `pooler` where it is not private.
 
-    Goes tensor by tensor; of the members, no more than one tensor each is in memory.
+    Goes tensor by tensor, on the trainer's device; of the members, no more than one tensor each is
+    in memory.
     """
 
     stage: ClassVar[str] = "merge"
@@ -137,6 +140,7 @@ class Merging:
     encoder: Encoder
     merge: Merge
     private: Private
+    trainer: Trainer
 
     def __call__(self, subject: Group, folder: Path) -> None:
         """Merge what the members share."""
@@ -147,14 +151,15 @@ class Merging:
         members = [Stored(each, parts) for each in subject.members]
         base = base_state(self.merge.base, self.encoder, subject, parts)
 
+        device = self.trainer.device
         sizes = [len(each.item.train) for each in subject.members]
         done = 0
         for part in parts:
             merged = {}
             for name in (each for each in base if each.startswith(f"{part}.")):
-                tensors = [state[name] for state in members]
-                tensor = self.merge(name, base[name], tensors, sizes)
-                merged[name.removeprefix(f"{part}.")] = tensor.contiguous()
+                tensors = [state[name].to(device) for state in members]
+                tensor = self.merge(name, base[name].to(device), tensors, sizes)
+                merged[name.removeprefix(f"{part}.")] = tensor.contiguous().cpu()
                 done += 1
                 write_fraction(folder, done / len(base))
             if merged:

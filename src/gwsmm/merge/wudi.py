@@ -57,7 +57,7 @@ class Wudi:
         import torch
 
         total = torch.stack(list(taus)).sum(0)
-        gram = torch.zeros(total.shape[1], total.shape[1], dtype=total.dtype)
+        gram = total.new_zeros(total.shape[1], total.shape[1])
         wanted = torch.zeros_like(total)
         for tau in taus:
             if (square := tau.square().sum()) > 0:
