@@ -289,7 +289,8 @@ def take_answer(folder: Path) -> object:
         record=None, answer=path.name, method="average", encoders=2, chat=chat, answers=str(folder)
     )
     text = path.read_bytes().decode("utf-8", "replace")
-    return model._taken(text, "prompt", [item.name for item in three_items()])
+    names = [item.name for item in three_items()]
+    return model._taken(text, model._origin(text, "prompt"), names)
 
 
 @cache

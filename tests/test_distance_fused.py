@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import ot
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.spatial.distance import cdist, pdist, squareform
@@ -393,6 +393,7 @@ def test_the_weights_of_a_listed_group_are_those_of_the_sum():
 
 @FEW
 @given(seed=SEEDS, strength=st.floats(0, 2), budget=st.floats(0.1, 7))
+@example(seed=0, strength=1e-166, budget=1.5)
 def test_no_other_weights_are_better(seed, strength, budget):
     random = np.random.default_rng(seed)
     costs = random.exponential(size=5) * (random.random(5) < 0.8)

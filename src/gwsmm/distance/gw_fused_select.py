@@ -33,6 +33,7 @@ Penalty = Literal["lasso", "ridge", "simplex"]
 Groups = Annotated[int, Field(ge=1)] | tuple[tuple[Annotated[int, Field(ge=0)], ...], ...]
 
 _TOLERANCE = 1e-9
+_SLIGHT = 1e-10  # of the largest cost: a strength that is lost in the rounding of the costs
 
 
 @plain_dataclass(frozen=True, eq=False)
@@ -209,7 +210,7 @@ def suppression(costs: Array, penalty: Penalty, strength: float, budget: float) 
             return (costs > 0).astype(np.float64)
         return (costs / (2 * strength)).clip(max=1)
     total = min(budget, len(costs))
-    if strength == 0:
+    if 2 * strength <= _SLIGHT * costs.max():
         weights = np.empty(len(costs))
         weights[np.argsort(-costs, kind="stable")] = np.clip(total - np.arange(len(costs)), 0, 1)
         return weights
