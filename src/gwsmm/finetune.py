@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from gwsmm.artefact import State, first_not_finite
+from gwsmm.artefact import first_not_finite
 from gwsmm.encoder import Encoder
 from gwsmm.progress import write_fraction
 from gwsmm.recipe import Finetune, Trainer
@@ -69,16 +69,13 @@ class Finetuning:
         best = min(curves, key=lambda epoch: epoch["validation_loss"])
         for part in ("trunk", "pooler", "head"):
             if state := network.part_state(part):
-                self._check(subject.name, part, state)
+                if name := first_not_finite(state):
+                    raise self._diverged(subject.name, f"the tensor {part}.{name}")
                 save_file(dict(state), folder / f"{part}.safetensors")
         if not math.isfinite(best["validation_loss"]):
             raise self._diverged(subject.name, "its validation loss")
         text = json.dumps({"best_epoch": best["epoch"], "epochs": curves}, indent=1)
         (folder / "training.json").write_text(text)
-
-    def _check(self, item: str, part: str, state: State) -> None:
-        if name := first_not_finite(state):
-            raise self._diverged(item, f"the tensor {part}.{name}")
 
     def _diverged(self, item: str, what: str) -> InputError:
         precise = self.recipe.training.precision == "fp32"

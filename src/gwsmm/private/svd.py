@@ -68,18 +68,16 @@ class Svd:
         self, member: State, bases: Sequence[State], loss: Callable[[State], float]
     ) -> State:
         """Factors of every matrix; see `PrivateTrunk`."""
-        return encode_at(self.rank, self.bits, member, bases[0], self.still)
+        return encode_delta(
+            member,
+            bases[0],
+            self.still,
+            lambda name, rows, delta: fields_of(delta, *factors(delta), self.rank, self.bits),
+        )
 
     def decode(self, code: State, bases: Sequence[State]) -> State:
         """The base plus the products of the factors."""
         return decode_factors(code, bases[0], self.bits)
-
-
-def encode_at(rank: int, bits: int, member: State, base: State, still: float) -> State:
-    """The code of Δ with matrices of this rank."""
-    return encode_delta(
-        member, base, still, lambda name, rows, delta: fields_of(delta, *factors(delta), rank, bits)
-    )
 
 
 def factors(delta: "Tensor") -> tuple["Tensor", "Tensor"]:
