@@ -45,6 +45,7 @@ FOUNDATION = (
 STAGES = (
     "finetune",
     "features",
+    "distance.solving",
     "distance.pairwise",
     "distance.stability",
     "distance.drifting",

@@ -528,7 +528,8 @@ def carried(folder, distance, clouds, names, execute=None):
     subject = [CloudOf(n, c) for n, c in zip(names, stored(folder, clouds), strict=True)]
     stage = Pairwise(distance=distance)
     execute = execute or Serial(threads=1)
-    made = Store(folder).fetch("distances", Key("all"), lambda out: stage(subject, out, execute))
+    store = Store(folder)
+    made = store.fetch("distances", Key("all"), lambda out: stage(subject, out, store, execute))
     return load_distances(names, made, distance)
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from gwsmm.distance.distance import SolvesTogether
 from gwsmm.distance.gw_batched import Batched
-from gwsmm.distance.pairwise import SolvesTogether
 from gwsmm.distance.published import Published
 from gwsmm.types import Cloud, InputError
 

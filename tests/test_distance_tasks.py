@@ -10,16 +10,17 @@ from pickle import dumps
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from test_distance import PUBLISHED, carried, family_points, gap, points, stored, subject
 
 from gwsmm.distance.gw_quantized import GwQuantized
-from gwsmm.distance.pairwise import Pairwise
+from gwsmm.distance.pairwise import Pairwise, load_distances
 from gwsmm.distance.prepared import put_on_disk
 from gwsmm.distance.stability import Halving, Stability, load_stability
 from gwsmm.distance.subjects import CloudOf, HalfOf
 from gwsmm.execute import Processes, Serial
-from gwsmm.store import Store
-from gwsmm.types import Cloud, Pair, UnfinishedError
+from gwsmm.store import Store, key_of
+from gwsmm.types import Cloud, UnfinishedError
 
 SMALL = 100_000  # bytes
 
@@ -34,6 +35,10 @@ class Drawn:
     n: int
     d: int
 
+    @property
+    def digest(self):
+        return repr(self)
+
     def load(self):
         even = np.full(self.n, 1 / self.n)
         return subject(self.distance, Cloud(self.name, points(self.seed, self.n, self.d), even))
@@ -44,28 +49,41 @@ def drawn(distance, items, n, d):
 
 
 class Counting:
-    """In this process; pairs are not solved, and what would go to other processes is measured."""
+    """Items are prepared in this process; what would go to other processes is measured.
+
+    Pairs are not solved: `blocks` are those that would be.
+    """
 
     workers = 1
 
     def __init__(self):
         self.sizes = []
-        self.tasks = []
+        self.blocks = []
 
     def map(self, function, tasks, *, label, inside=None):
-        if label in ("distances", "stability"):
-            self.tasks += tasks
-            results = [[(Pair(1.0), 0.0)] * len(block) for block, _ in tasks]
-        else:
-            results = [function(task) for task in tasks]
+        results = [function(task) for task in tasks]
         self.sizes += [len(dumps(each)) for each in (*tasks, *results)]
         return results
+
+    def each(self, stage, subjects, execute):
+        self.blocks = subjects
+        self.sizes += [len(dumps((key_of(stage, each), each))) for each in subjects]
+        raise Seen
+
+    def watch(self, stage, subject, folder):
+        with pytest.raises(Seen):
+            stage(subject, folder, self, self)
+
+
+class Seen(Exception):
+    """The blocks are known."""
 
 
 def test_tasks_and_what_is_kept_of_items_between_them_are_small(any_distance, tmp_path):
     counting = Counting()
-    Pairwise(distance=any_distance)(drawn(any_distance, 4, n=300, d=64), tmp_path, counting)
-    assert counting.tasks
+    items = drawn(any_distance, 4, n=300, d=64)
+    counting.watch(Pairwise(distance=any_distance), items, tmp_path)
+    assert counting.blocks
     assert max(counting.sizes) < SMALL
 
 
@@ -74,19 +92,20 @@ def test_tasks_of_half_samples_are_small(configured, tmp_path):
     clouds = stored(tmp_path / "store", [points(seed, 600, 64) for seed in range(3)])
     stability = Stability(repeats=2, size=300, seed=0)
     stage = Halving(distance=distance, stability=stability, alike=False)
-    stage([CloudOf(f"i{i}", made) for i, made in enumerate(clouds)], tmp_path, counting)
-    assert len(counting.tasks) == 2 * 2 * 3
+    counting.watch(stage, [CloudOf(f"i{i}", made) for i, made in enumerate(clouds)], tmp_path)
+    assert len(counting.blocks) == 2 * 2 * 3
     assert max(counting.sizes) < SMALL
 
 
 def test_a_task_of_many_pairs_is_about_few_items(tmp_path):
     (tmp_path / "notes").mkdir()
     counting = Counting()
-    Pairwise(distance=gap(tmp_path / "notes"))(drawn(PUBLISHED, 200, n=2, d=1), tmp_path, counting)
-    pairs = [pair for block, _ in counting.tasks for pair in block]
+    stage = Pairwise(distance=gap(tmp_path / "notes"))
+    counting.watch(stage, drawn(PUBLISHED, 200, n=2, d=1), tmp_path)
+    pairs = [pair for block in counting.blocks for pair in block.pairs]
     assert sorted(pairs) == list(combinations(range(200), 2))
-    assert {len(block) for block, _ in counting.tasks[:-1]} == {38}  # 19 900 pairs, 512 tasks
-    items = [len(needed) for _, needed in counting.tasks]
+    assert {len(block.pairs) for block in counting.blocks[:-1]} == {38}  # 19 900 pairs, 512 tasks
+    items = [len(block.members) for block in counting.blocks]
     assert max(items) < 30  # in the order of rows it would be 39
 
 
@@ -110,27 +129,18 @@ def test_matrices_are_those_of_one_process_and_nothing_else_is_kept(
     any_distance, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # workers find this module
-    items, bytes_of = drawn(any_distance, 4, n=12, d=3), []
+    items, arrays = drawn(any_distance, 4, n=12, d=3), []
     for execute in (Serial(threads=1), Processes(jobs=2, threads=1)):
         out = tmp_path / str(execute.workers)
         out.mkdir()
-        Pairwise(distance=any_distance)(items, out, Untimed(execute))
-        assert [path.name for path in out.iterdir()] == ["distances.safetensors"]
-        bytes_of.append((out / "distances.safetensors").read_bytes())
-    assert bytes_of[0] == bytes_of[1]
-
-
-class Untimed:
-    """Elsewhere, and as if all pairs took no time."""
-
-    def __init__(self, execute):
-        self.execute = execute
-
-    def map(self, function, tasks, *, label, inside=None):
-        results = self.execute.map(function, tasks, label=label, inside=inside)
-        if label != "distances":
-            return results
-        return [[(pair, 0.0) for pair, _ in block] for block in results]
+        Pairwise(distance=any_distance)(items, out, Store(out / "store"), execute)
+        assert sorted(path.name for path in out.iterdir()) == ["distances.safetensors", "store"]
+        arrays.append(load_file(out / "distances.safetensors"))
+        assert (arrays[-1].pop("seconds") >= 0).all()
+    assert arrays[0].keys() == arrays[1].keys()
+    for name, array in arrays[0].items():
+        assert array.dtype == arrays[1][name].dtype
+        assert array.tobytes() == arrays[1][name].tobytes()
 
 
 def test_half_samples_are_those_of_one_process(tmp_path):
@@ -161,8 +171,41 @@ def test_memory_that_is_wanting_for_a_pair_is_told_by_its_items(tmp_path, monkey
         raise MemoryError
 
     monkeypatch.setattr(type(PUBLISHED), "__call__", hungry)
-    with pytest.raises(UnfinishedError, match=r"^distances of a, b: it ran out of memory"):
+    with pytest.raises(UnfinishedError, match=r"^pairs of a, b: it ran out of memory"):
         carried(tmp_path, PUBLISHED, [points(seed) for seed in range(3)], "abc")
+
+
+def test_pairs_that_were_solved_before_a_kill_are_not_solved_again(tmp_path, monkeypatch):
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    distance, store = gap(notes), Store(tmp_path / "store")
+    stage, here = Pairwise(distance=distance), Serial(threads=1)
+    clouds = stored(tmp_path / "store", [np.full((2, 1), float(i)) for i in range(5)])
+    items = [CloudOf(f"i{i}", made) for i, made in enumerate(clouds)]
+    solve = type(distance).__call__
+
+    def killed(self, a, b):
+        if len(solved(notes)) == 4:
+            raise KeyboardInterrupt
+        return solve(self, a, b)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(distance), "__call__", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.once(stage, items[:4], here)
+    four = store.once(stage, items[:4], here)
+    assert solved(notes) == [f"solve {i} {j}" for i, j in combinations(range(4), 2)]
+    found = load_distances(["a", "b", "c", "d"], four, distance)
+    index = np.arange(4)
+    assert found.values.tolist() == np.abs(index[:, None] - index).tolist()
+    assert found.details["iterations"][1, 3] == 13
+    store.once(stage, items, here)  # of one item more nothing but its own pairs
+    assert solved(notes) == sorted(f"solve {i} {j}" for i, j in combinations(range(5), 2))
+    assert store.used.keys() == {"distances"}  # and no run needs a piece
+
+
+def solved(notes):
+    return sorted(path.name.rpartition(" ")[0] for path in notes.glob("solve *"))
 
 
 # What is on disk of an item

@@ -71,7 +71,8 @@ def test_where_the_plan_is_known_a_dry_run_asks_for_what_the_run_computes(experi
     run(x, items)
     assert forecast.waits is None
     assert asked(forecast) == {(stage, key) for stage, keys in x.kept.used.items() for key in keys}
-    assert missing(forecast) == kept(root) - before
+    made = {(stage, key) for stage, key in kept(root) - before if stage != "pairs"}  # see store.md
+    assert missing(forecast) == made
 
 
 @pytest.mark.parametrize(

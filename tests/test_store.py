@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import shutil
 import threading
 import time
 from collections.abc import Sequence
@@ -209,15 +210,19 @@ def test_a_joint_stage_is_computed_once_and_spreads_its_own_work(store, log):
         stage: ClassVar[str] = "joint"
         version: ClassVar[int] = 1
 
-        def __call__(self, subject: Sequence[int], folder: Path, execute: Serial) -> None:
+        def __call__(
+            self, subject: Sequence[int], folder: Path, pieces: Store, execute: Serial
+        ) -> None:
             log.open("a").write("computed\n")
-            doubled = execute.map(lambda n: 2 * n, subject, label="joint")
-            (folder / "value.json").write_text(json.dumps(doubled))
+            for piece in pieces.each(Copy(log=str(log)), subject, execute):
+                shutil.copy(piece.file("value.txt"), folder / piece.digest)
 
     for _ in range(2):
         made = store.once(Joint(), [1, 2, 3], HERE)
-        assert json.loads(made.file("value.json").read_text()) == [2, 4, 6]
-    assert times(log) == 1
+        pieces = [path.read_text() for path in made.path.iterdir() if len(path.name) == 32]
+        assert sorted(pieces) == ["1", "2", "3"]
+    assert times(log) == 4
+    assert store.used == {"joint": {made.digest}}  # nobody needs the pieces any more
 
 
 def events(store: Store) -> list[tuple[str, str]]:

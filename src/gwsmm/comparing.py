@@ -5,7 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 from gwsmm.artefact import Artefact, Member
-from gwsmm.distance.pairwise import Distance, Pairwise, load_distances
+from gwsmm.distance.distance import Distance
+from gwsmm.distance.pairwise import Pairwise, load_distances
 from gwsmm.distance.stability import Halving, load_stability
 from gwsmm.distance.subjects import (
     CloudOf,

@@ -6,7 +6,7 @@ from typing import Protocol, get_args
 
 from gwsmm.decision.rule import Decision
 from gwsmm.disk import locate
-from gwsmm.distance.pairwise import Distance
+from gwsmm.distance.distance import Distance
 from gwsmm.distance.stability import Stability
 from gwsmm.encoder import Encoder
 from gwsmm.evidence.control import Control

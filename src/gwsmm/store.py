@@ -59,8 +59,18 @@ class JointStage(Protocol[Subject_contra]):
     stage: ClassVar[str]
     version: ClassVar[int]
 
-    def __call__(self, subject: Subject_contra, folder: Path, execute: Execute) -> None:
-        """Compute the result for `subject` and write its files into `folder`."""
+    def __call__(
+        self, subject: Subject_contra, folder: Path, pieces: "Store", execute: Execute
+    ) -> None:
+        """Compute the result for `subject` and write its files into `folder`.
+
+        Args:
+            subject: one for all.
+            folder: of the result.
+            pieces: keeps what must not be lost if we are killed, on this machine; no run needs it
+                when the result is there.
+            execute: where the work is done.
+        """
 
 
 def identity(value: object) -> object:
@@ -158,7 +168,8 @@ class Store:
         self._bring(stage.stage, [key.digest])
         there = self._use(stage.stage, key.digest)
         log.info("%s: %d computed, %d reused", stage.stage, not there, there)
-        return self.fetch(stage.stage, key, lambda folder: stage(subject, folder, execute))
+        pieces = replace(self, remote=None, used={})
+        return self.fetch(stage.stage, key, lambda folder: stage(subject, folder, pieces, execute))
 
     def fetch(
         self, stage: str, key: Key, compute: Callable[[Path], None], *, patient: bool = True

@@ -10,8 +10,8 @@ from gwsmm.artefact import Artefact, Kept, Scorer, State, load_state
 from gwsmm.assembly import Assembly
 from gwsmm.comparing import clouds, matrix
 from gwsmm.distance.cka import Cka
+from gwsmm.distance.distance import Distance
 from gwsmm.distance.drifting import Drifted, Drifting, load_drift
-from gwsmm.distance.pairwise import Distance
 from gwsmm.distance.subjects import WeightsOf
 from gwsmm.distance.task_vector_cosine import TaskVectorCosine
 from gwsmm.evaluate import (

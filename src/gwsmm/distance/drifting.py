@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from gwsmm.artefact import Artefact
-from gwsmm.distance.pairwise import Distance
+from gwsmm.distance.distance import Distance
 from gwsmm.distance.subjects import CloudOf
 
 FILE = "drift.json"

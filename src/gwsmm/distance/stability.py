@@ -13,9 +13,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from gwsmm.artefact import Artefact
-from gwsmm.distance.pairwise import Distance, prepared, solve
+from gwsmm.distance.distance import Distance
+from gwsmm.distance.solving import Solver, prepared
 from gwsmm.distance.subjects import CloudOf, HalfOf
 from gwsmm.execute import Execute
+from gwsmm.store import Store
 from gwsmm.types import STRICT, Cloud
 
 
@@ -52,7 +54,9 @@ class Halving:
     stability: Stability
     alike: bool
 
-    def __call__(self, subject: Sequence[CloudOf], folder: Path, execute: Execute) -> None:
+    def __call__(
+        self, subject: Sequence[CloudOf], folder: Path, pieces: Store, execute: Execute
+    ) -> None:
         """Compute the matrices of all halves, their pairs side by side."""
         from safetensors.numpy import save_file
 
@@ -61,7 +65,7 @@ class Halving:
             pair for at in range(0, len(halves), n) for pair in combinations(range(at, at + n), 2)
         ]
         with prepared(self.distance, halves, folder, execute, label="half spaces") as items:
-            solved = solve(self.distance, items, pairs, execute, label=self.stage)
+            solved = Solver(self.distance, halves, items, pieces, execute)(pairs)
         values = np.array([solved[pair][0].value for pair in pairs])
         values = values.reshape(self.stability.repeats, 2, -1)
         save_file({"values": values}, folder / "stability.safetensors")
