@@ -139,7 +139,7 @@ def test_matrices_are_those_of_one_process_and_nothing_else_is_kept(
         assert (arrays[-1].pop("seconds") >= 0).all()
     assert arrays[0].keys() == arrays[1].keys()
     for name, array in arrays[0].items():
-        assert array.dtype == arrays[1][name].dtype
+        assert (array.dtype, array.shape) == (arrays[1][name].dtype, arrays[1][name].shape)
         assert array.tobytes() == arrays[1][name].tobytes()
 
 

@@ -23,7 +23,7 @@ from gwsmm.store import Store
 from gwsmm.task import name_of
 from gwsmm.types import Pair
 
-_BLOCKS = 512  # tasks at most, so that many cheap pairs do not drown in handing them over
+_BLOCKS = 512  # tasks, or up to twice as many: cheap pairs must not drown in handing them over
 Index = tuple[int, int]  # of a pair of items
 Timed = tuple[Pair, float]  # with the seconds that it took
 Solved = dict[Index, Timed]
