@@ -10,30 +10,42 @@ import argparse
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pandas as pd
+from bench_parts import BENCH, Row, carry_out
 from fuzz_targets import TARGETS, fuzz
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--inputs", type=int, default=10_000, help="for each reader")
-    parser.add_argument("--only", nargs="+", default=list(TARGETS), choices=list(TARGETS))
+    parser.add_argument("--only", nargs="+", default=[], choices=list(TARGETS))
     parser.add_argument("--guided", action="store_true", help="by what is reached (Linux)")
     asked = parser.parse_args()
-    search = guided if asked.guided else fuzz
-    failed = False
-    for name in asked.only:
-        started = time.monotonic()
-        with TemporaryDirectory() as place:
-            fault = search(name, asked.inputs, place)
-        failed |= fault is not None
-        said = "no fault" if fault is None else f"FAULT\n{fault}"
-        print(
-            f"{name}: {asked.inputs} inputs, {time.monotonic() - started:.0f} s: {said}", flush=True
-        )
-    sys.exit(failed)
+    rows: list[Row] = []
+    parts = {name: partial(_tried, name, asked.inputs, asked.guided, rows) for name in TARGETS}
+    file = BENCH / ("fuzz_guided.json" if asked.guided else "fuzz.json")
+    carry_out(file, parts, asked.only, rows, {})
+    table = pd.DataFrame(rows).rename(columns={"part": "reader"}).to_markdown(index=False)
+    file.with_suffix(".md").write_text(table + "\n")
+    print(table)
+    sys.exit(any(row["faults"] for row in rows))
+
+
+def _tried(name: str, inputs: int, by_reach: bool, rows: list[Row]) -> None:
+    """One row for one reader; a fault ends its inputs and is printed."""
+    started = time.monotonic()
+    with TemporaryDirectory() as place:
+        fault = (guided if by_reach else fuzz)(name, inputs, place)
+    if fault is not None:
+        print(fault, flush=True)
+    seconds = round(time.monotonic() - started)
+    rows.append(
+        {"part": name, "inputs": inputs, "seconds": seconds, "faults": int(fault is not None)}
+    )
 
 
 def guided(name: str, number: int, place: str) -> str | None:
