@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fill the generated parts of README.md and docs/*.md: scripts/update_readme.py NAME=FILE ...
+"""Fill the generated parts of the pages: scripts/update_readme.py NAME=FILE ...
 
 A Markdown file goes in as it is, any other file as a block of text.
 """
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def main() -> None:

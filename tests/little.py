@@ -23,7 +23,9 @@ DOCS = Path(__file__).parents[1] / "docs" / "results.md"
 MODELS = ("majority", "individual", "merged")
 NAMES = ("apples", "boats", "clouds", "dunes")
 WORDS = ("zebrafish", "quokkas", "axolotls", "wombats")  # one per item; in no other file of a run
-TINY = ("experiment=tiny", "execute=serial")
+# half-samples would take a third of a run's time: who looks at them asks for them
+TINY = ("experiment=tiny", "execute=serial", "stability.repeats=0")
+HALVES = "stability.repeats=1"
 TWO = "grouping.encoders=2"
 
 

@@ -67,7 +67,6 @@ class World:
             "items=pasta",
             f"items.path={self.root / 'data'}",
             f"store={self.root / 'store'}",
-            "stability.repeats=0",
         ]
 
     @property

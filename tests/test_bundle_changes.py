@@ -45,7 +45,7 @@ class World:
         folder = self.root / f"run{len(list(self.root.glob('run*')))}"
         record = self.root / f"{folder.name}.yaml"
         record.write_text(yaml.safe_dump({"source": "two teachers", "groups": groups}))
-        plan = ("grouping=expert", f"grouping.record={record}", "stability.repeats=0")
+        plan = ("grouping=expert", f"grouping.record={record}")
         items = ("items=pasta", f"items.path={self.root / data}")
         where = (f"store={self.root / 'store'}", f"hydra.run.dir={folder}")
         ended = gwsmm("run", *TINY, *items, *plan, *where, *TRAINED, *overrides)

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from little import TINY, TWO, gwsmm, write_items
+from little import HALVES, TINY, TWO, gwsmm, write_items
 
 from gwsmm.cluster import spreading
 from gwsmm.cluster.dask import Dask
@@ -59,7 +59,7 @@ def of(engine: str, store: Path) -> Dask | Ray:
 def results(folder: Path, data: Path, *more: str) -> bytes:
     """`results.json` of the tiny experiment."""
     where = [f"store={folder / 'store'}", f"hydra.run.dir={folder / 'run'}"]
-    ended = gwsmm("run", *TINY, TWO, "items=pasta", f"items.path={data}", *where, *more)
+    ended = gwsmm("run", *TINY, TWO, HALVES, "items=pasta", f"items.path={data}", *where, *more)
     assert ended.code == 0, ended.err
     return (folder / "run" / "results.json").read_bytes()
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from little import CONF, TINY, TWO, gwsmm, write_items
+from little import CONF, HALVES, TINY, TWO, gwsmm, write_items
 
 from gwsmm.cli.composing import build
 from gwsmm.dryrun import Asked, Forecast
@@ -13,8 +13,6 @@ from gwsmm.estimating import expected
 from gwsmm.pipeline import foresee, prepare, run
 from gwsmm.store import key_of
 from gwsmm.types import InputError
-
-SMALL = "stability.repeats=1"
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +25,7 @@ def experiment(data):
     """An experiment over one store for all tests of this file."""
 
     def composed(*overrides: str):
-        where = ["items=pasta", f"items.path={data}", f"store={data.parent / 'store'}", SMALL]
+        where = ["items=pasta", f"items.path={data}", f"store={data.parent / 'store'}", HALVES]
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return build(compose("config", overrides=[*TINY, *where, *overrides]))
 
@@ -181,7 +179,7 @@ def rows(out: str) -> dict[str, list[str]]:
 
 def test_the_command_says_what_is_to_do_and_leaves_nothing(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    given = [*TINY, TWO, "items=pasta", f"items.path={data}", SMALL]
+    given = [*TINY, TWO, "items=pasta", f"items.path={data}", HALVES]
     ended = gwsmm("run", *given, "--dry-run")
     assert ended.code == 0, ended.err
     shown = rows(ended.out)

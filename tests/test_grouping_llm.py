@@ -350,7 +350,7 @@ def test_a_run_that_asked_repeats_offline_and_tells_nobody_the_key(server, tmp_p
     names = ["apples", "boats", "clouds"]
     server.script = [{"items": names, "similarity": MATRIX["similarity"]}]
     command = [
-        "run", *TINY, "items=pasta", f"items.path={tmp_path / 'data'}", "stability.repeats=0",
+        "run", *TINY, "items=pasta", f"items.path={tmp_path / 'data'}",
         f"store={tmp_path / 'store'}", "grouping=llm", "grouping.record=null",
         f"grouping.chat.base_url={server.url}", "grouping.chat.key=A_KEY", "grouping.encoders=2",
         f"grouping.answers={tmp_path / 'answers'}", "tracker=off",

@@ -11,7 +11,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-from little import COMMAND, TINY, TWO, counts, write_items
+from little import COMMAND, HALVES, TINY, TWO, counts, write_items
 
 from gwsmm.cli.main import main
 from gwsmm.logbook import standing
@@ -53,7 +53,7 @@ class Place:
         where = [f"store={self.store}", f"hydra.run.dir={self.root / name}"]
         # small batches: enough steps to be killed in the middle of them
         items = ["items=pasta", f"items.path={self.data}", "finetune.batch_size=4"]
-        return [*TINY, TWO, *items, *where, *more]
+        return [*TINY, TWO, HALVES, *items, *where, *more]
 
     def finished(self, stage: str = "*") -> dict[Path, int]:
         """The results that are there, with what would change if one were written again."""

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from little import (
     COMMAND,
+    HALVES,
     MODELS,
     NAMES,
     TINY,
@@ -58,7 +59,7 @@ class World:
         folder = self.root / "runs" / name
         if not any(each.startswith("grouping") for each in overrides):
             overrides = (TWO, *overrides)
-        ended = gwsmm("run", *TINY, *self.where(folder, data), *overrides)
+        ended = gwsmm("run", *TINY, HALVES, *self.where(folder, data), *overrides)
         assert ended.code == 0, ended.err
         return folder
 
@@ -280,7 +281,7 @@ def test_the_three_tables_say_the_same(first):
 
 def test_the_summary_shows_the_table_the_plan_and_where_the_files_are(world, first):
     folder = world.root / "runs" / "shown"
-    ended = gwsmm("run", *TINY, TWO, *world.where(folder))
+    ended = gwsmm("run", *TINY, TWO, HALVES, *world.where(folder))
     results = read_json(first / "results.json")
     assert f"{results['overall']['merged']['micro_f1']:.4f}" in ended.out
     for group in results["plan"]["groups"]:
@@ -291,7 +292,7 @@ def test_the_summary_shows_the_table_the_plan_and_where_the_files_are(world, fir
 
 def test_a_run_whose_output_nobody_reads_has_finished(world, first):
     folder = world.root / "runs" / "unread"
-    command = [COMMAND, "run", *TINY, TWO, *world.where(folder)]
+    command = [COMMAND, "run", *TINY, TWO, HALVES, *world.where(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         said = process.stderr.read()
@@ -489,7 +490,7 @@ def _trunk(store, run):
 
 def _is_mended(world, first, store, spoilt):
     folder = store.parent / "run"
-    ended = gwsmm("run", *TINY, TWO, *world.where(folder), f"store={store}")
+    ended = gwsmm("run", *TINY, TWO, HALVES, *world.where(folder), f"store={store}")
     assert ended.code == 0
     assert ended.err.count("this is not what was written there") == 1
     assert str(spoilt.parent) in ended.err

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from little import TINY, TWO, counts, gwsmm, write_items
+from little import HALVES, TINY, TWO, counts, gwsmm, write_items
 
 from gwsmm import remote as module
 from gwsmm.lease import Lease
@@ -394,6 +394,7 @@ def test_a_run_on_another_machine_computes_nothing_again_and_tells_no_secret(ser
     common = [
         *TINY,
         TWO,
+        HALVES,
         "items=pasta",
         f"items.path={data}",
         f"remote=s3://shared/{tmp_path.name}",

@@ -395,7 +395,7 @@ def test_no_secret_of_the_environment_is_in_any_file_of_a_run(tmp_path, monkeypa
     plan = tmp_path / "plan.json"
     plan.write_text(json.dumps({"source": "us", "groups": [["apples", "boats"]]}))
     ended = gwsmm(
-        "run", *TINY, "finetune.epochs=1", "features.size=12", "stability.repeats=0",
+        "run", *TINY, "finetune.epochs=1", "features.size=12",
         "items=pasta", f"items.path={data}", f"store={tmp_path / 'store'}",
         f"hydra.run.dir={tmp_path / 'run'}", "tracker=offline", "grouping=llm",
         f"grouping.record={plan}", "grouping.encoders=1",

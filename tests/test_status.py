@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import pytest
 from filelock import FileLock
-from little import TINY, TWO, gwsmm, read_json, write_items
+from little import HALVES, TINY, TWO, gwsmm, read_json, write_items
 
 from gwsmm.artefact import Absent, Artefact
 from gwsmm.cleaning import DAY, Broom
@@ -98,7 +98,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         given = ("items=pasta", "items.path=data", "hydra.run.dir=outputs/runs/run")
-        assert gwsmm("run", *TINY, TWO, *given, "stability.repeats=1").code == 0
+        assert gwsmm("run", *TINY, TWO, *given, HALVES).code == 0
     return root
 
 

@@ -54,7 +54,7 @@ class World:
     @property
     def where(self) -> list[str]:
         data = ["items=pasta", f"items.path={self.root / 'data'}"]
-        return [*TINY, TWO, *data, f"store={self.root / 'store'}", "stability.repeats=0"]
+        return [*TINY, TWO, *data, f"store={self.root / 'store'}"]
 
     def run(self, folder: Path, *overrides: str) -> Ended:
         names = {each.partition("=")[0] for each in overrides}

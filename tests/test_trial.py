@@ -30,7 +30,7 @@ def composed(tmp_path_factory):
             plan = (
                 [] if any(each.startswith("grouping") for each in overrides) else ["grouping=all"]
             )
-            given = [*TINY, *where, "stability.repeats=0", *plan, *overrides]
+            given = [*TINY, *where, *plan, *overrides]
             return build(compose("config", overrides=given))
 
     return experiment
