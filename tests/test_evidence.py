@@ -253,7 +253,9 @@ NAMES = tuple("abcdefg")
 
 
 def control(**fields):
-    return Control(**({"sizes": (2,), "plans": 1000, "most": 1000, "seed": 0} | fields))
+    return Control(
+        **({"sizes": (2,), "plans": 1000, "most": 1000, "drift": True, "seed": 0} | fields)
+    )
 
 
 def plan(*groups):

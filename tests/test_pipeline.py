@@ -415,6 +415,16 @@ def test_controls_are_scored_as_a_plan_of_them_would_be(world, first):
     for key, scored in zip(table["evaluation"], table["micro_f1"], strict=True):
         assert read_json(kept / key / "scores.json")["model"]["micro_f1"] == scored
     assert set(table["evaluation"]) <= set(read_json(folder / "keys.json")["stages"]["evaluate"])
+    assert "drift" in set(pd.read_csv(folder / "tables" / "prediction.csv")["signal"].str[:5])
+
+    where = ("evidence=pairs", "grouping.encoders=3", "evidence.drift=false")
+    without = world.run("controls without drift", *where)
+    assert "drift" not in counts(without)
+    assert "drift" not in set(pd.read_csv(without / "tables" / "prediction.csv")["signal"].str[:5])
+    other = pd.read_parquet(without / "attempts.parquet")
+    assert other[["drift", "drift_cka"]].isna().all(axis=None)
+    drifts = ["drift", "drift_cka"]
+    pd.testing.assert_frame_equal(other.drop(columns=drifts), table.drop(columns=drifts))
 
 
 def test_the_page_of_a_run_names_the_keys_of_its_distances(first):

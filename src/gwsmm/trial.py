@@ -147,19 +147,22 @@ def _regrouped(groups: Sequence[Group], flat: Iterable[float]) -> list[tuple[flo
     return [tuple(next(values) for _ in group) for group in groups]
 
 
-def attempts(trial: Trial, groups: Sequence[Group], items: Sequence[Item]) -> list[Attempt]:
+def attempts(
+    trial: Trial, groups: Sequence[Group], items: Sequence[Item], *, drift: bool
+) -> list[Attempt]:
     """Merge and score all these groups, and every item alone; nothing without groups.
 
     Args:
         trial: merges.
         groups: of two items or more.
         items: with their test responses, which nothing here chooses by.
+        drift: whether to measure how far the clouds of the items move.
     """
     if not groups:
         return []
     every = [*groups, *((item.name,) for item in items)]
-    signals: list[Signal] = ["cka"]
-    if trial.assembly.x.distance.compares == "clouds":
+    signals: list[Signal] = ["cka"] if drift else []
+    if drift and trial.assembly.x.distance.compares == "clouds":
         signals.append("distance")
     splits = {"validation": [validated(item) for item in items], "test": items}
     # all is computed before any of it is read
@@ -171,7 +174,8 @@ def attempts(trial: Trial, groups: Sequence[Group], items: Sequence[Item]) -> li
         signal: [value for of in drifts_of(every, made) for value in of]
         for signal, made in drifted.items()
     }
-    by_distance: Sequence[float | None] = drifts.get("distance", [None] * len(names))
+    unknown: Sequence[float | None] = [None] * len(names)
+    by_distance, by_cka = (drifts.get(signal, unknown) for signal in ("distance", "cka"))
     return [
         Attempt(
             group=group,
@@ -179,12 +183,12 @@ def attempts(trial: Trial, groups: Sequence[Group], items: Sequence[Item]) -> li
             split=split,
             scores=found.scores,
             loss=found.loss,
-            drift=drift,
-            drift_cka=drift_cka,
+            drift=moved,
+            drift_cka=moved_cka,
             evaluation=by.digest,
         )
         for split, made in evaluated.items()
-        for (group, name), (_, by), found, drift, drift_cka in zip(
-            names, made, [tried(*each) for each in made], by_distance, drifts["cka"], strict=True
+        for (group, name), (_, by), found, moved, moved_cka in zip(
+            names, made, [tried(*each) for each in made], by_distance, by_cka, strict=True
         )
     ]

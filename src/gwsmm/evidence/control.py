@@ -41,8 +41,9 @@ class Attempt:
         split: that was scored: `validation` or `test`.
         scores: of these responses.
         loss: binary cross-entropy of these responses, mean over responses and labels.
-        drift: of the item's cloud by the experiment's distance; None: it compares no clouds.
-        drift_cka: the same by linear CKA.
+        drift: of the item's cloud by the experiment's distance; None: it compares no clouds, or
+            drifts were not asked for.
+        drift_cka: the same by linear CKA; None: not asked for.
         evaluation: key of the evaluation in the store.
     """
 
@@ -52,7 +53,7 @@ class Attempt:
     scores: Scores
     loss: float
     drift: float | None
-    drift_cka: float
+    drift_cka: float | None
     evaluation: str
 
 
@@ -68,12 +69,15 @@ class Control:
         plans: random plans at most; all there are where they are fewer.
         most: groups that may be merged for the random plans; where all their groups are more, plans
             are drawn until the next would need more.
+        drift: whether it is measured how far the items' clouds move, as signals to predict by; that
+            reads the items' training responses once more for every group.
         seed: of the draws.
     """
 
     sizes: tuple[Annotated[int, Field(ge=2)], ...]
     plans: Annotated[int, Field(ge=0)]
     most: Annotated[int, Field(ge=0)]
+    drift: bool
     seed: Annotated[int, Field(ge=0)]
 
     def __call__(self, plan: Plan, names: Sequence[str]) -> Controls:
