@@ -10,6 +10,15 @@ def read_yaml(text: str) -> object:
         yaml.YAMLError: it is no YAML, or uses an alias, by which few lines can say billions.
         RecursionError: it nests too deeply.
     """
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-        raise yaml.YAMLError("aliases (*name) are not read: write the values out")
-    return yaml.safe_load(text)
+    loader = _WithoutAliases(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
+class _WithoutAliases(yaml.SafeLoader):
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not read: write the values out")
+        return super().compose_node(parent, index)
