@@ -7,6 +7,7 @@ inputs are made of those before that reached lines of ours not reached before.
 """
 
 import argparse
+import logging
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[], choices=list(TARGETS))
     parser.add_argument("--guided", action="store_true", help="by what is reached (Linux)")
     asked = parser.parse_args()
+    logging.disable(logging.WARNING)  # of items whose labels are constant, ten thousand times
     rows: list[Row] = []
     parts = {name: partial(_tried, name, asked.inputs, asked.guided, rows) for name in TARGETS}
     file = BENCH / ("fuzz_guided.json" if asked.guided else "fuzz.json")
