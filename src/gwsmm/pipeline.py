@@ -50,7 +50,7 @@ def run(x: Experiment, items: Sequence[Item]) -> Run:
     about = {"name": x.name, "seed": x.seed, "encoder": {"model": x.encoder.model}}
     content = results(outcomes, plan, distances, about)
     controls = x.evidence(plan, [item.name for item in items])
-    tried = attempts(trial, controls.groups, items, drift=x.evidence.drift)
+    tried = attempts(trial, controls.groups, items)
     return Run(outcomes, members, distances, plan, diagnoses, controls, tried, content)
 
 
@@ -79,7 +79,7 @@ def foresee(x: Experiment, items: Sequence[Item]) -> Forecast:
         assembly.diagnosed(plan)
     evaluated(x, items, [assembly.individual, assembly.individual | assembly.merged(plan)])
     with suppress(Absent):
-        attempts(trial, x.evidence(plan, names).groups, items, drift=x.evidence.drift)
+        attempts(trial, x.evidence(plan, names).groups, items)
     return Forecast(list(x.kept.asked.values()), waits)
 
 

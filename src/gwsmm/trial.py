@@ -147,22 +147,20 @@ def _regrouped(groups: Sequence[Group], flat: Iterable[float]) -> list[tuple[flo
     return [tuple(next(values) for _ in group) for group in groups]
 
 
-def attempts(
-    trial: Trial, groups: Sequence[Group], items: Sequence[Item], *, drift: bool
-) -> list[Attempt]:
+def attempts(trial: Trial, groups: Sequence[Group], items: Sequence[Item]) -> list[Attempt]:
     """Merge and score all these groups, and every item alone; nothing without groups.
 
     Args:
         trial: merges.
         groups: of two items or more.
         items: with their test responses, which nothing here chooses by.
-        drift: whether to measure how far the clouds of the items move.
     """
     if not groups:
         return []
     every = [*groups, *((item.name,) for item in items)]
-    signals: list[Signal] = ["cka"] if drift else []
-    if drift and trial.assembly.x.distance.compares == "clouds":
+    x = trial.assembly.x
+    signals: list[Signal] = ["cka"] if x.evidence.drift else []
+    if signals and x.distance.compares == "clouds":
         signals.append("distance")
     splits = {"validation": [validated(item) for item in items], "test": items}
     # all is computed before any of it is read
