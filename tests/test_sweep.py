@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from little import COMMAND, CONF, TINY, TWO, gwsmm, read_json, write_items
@@ -113,6 +114,27 @@ def test_a_grid_that_is_run_again_computes_nothing_and_leaves_finished_jobs_as_t
     assert {path.parent.name for path in again} == {"5"}
     assert {path: path.read_bytes() for path in results} == results
     assert "seconds" in read_json(place / "grid" / "5" / "run.json")
+
+
+def test_every_job_of_a_grid_is_composed_once_and_all_before_the_first_runs(place, monkeypatch):
+    asked, compose_job = list[list[str]](), ConfigLoaderImpl.load_sweep_config
+
+    def counted(self, master_config, sweep_overrides):
+        asked.append(sweep_overrides[-2:])
+        return compose_job(self, master_config, sweep_overrides)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_sweep_config", counted)
+    axes = ["seed=0,1", "merge=average,nothing"]
+    ended = gwsmm("run", "-m", *given(place, "composed"), *axes)
+    assert ended.code == 2
+    assert not (place / "composed" / "0").exists()
+    assert asked == [["seed=0", "merge=average"], ["seed=0", "merge=nothing"]]
+    asked.clear()
+    axes = ["merge=average", "seed=0,1,0"]
+    ended = gwsmm("run", "-m", *given(place, "composed"), *axes, "--dry-run")
+    assert ended.code == 0
+    one, other = (["merge=average", f"seed={seed}"] for seed in (0, 1))
+    assert asked == [one, other, one, one]  # what stands twice is composed for each
 
 
 def test_a_file_is_read_again_once_anything_about_it_changes(tmp_path):

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep
+from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 _PACKAGED = Path(__file__).parents[1] / "conf"
 CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[3] / "conf"
+_KEPT = 1000  # composed jobs: a quarter of a gigabyte
 
 
 def refuse(error: Exception) -> NoReturn:
@@ -189,3 +192,32 @@ def check_targets(node: object, where: str = "") -> None:
     elif isinstance(node, list):
         for value in node:
             check_targets(value, where)
+
+
+class ComposedOnce(Callback):
+    """Composes every job of a grid once; Hydra does it to check the grid, and to run the job."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Let Hydra's own launcher have what Hydra's own sweeper composed."""
+        # any other launcher would send what is kept to its workers
+        if not config.hydra.sweeper["_target_"].endswith(".BasicSweeper"):
+            return
+        if not config.hydra.launcher["_target_"].endswith(".BasicLauncher"):
+            return
+        loader = GlobalHydra.instance().config_loader()
+        compose = loader.load_sweep_config
+        kept = dict[tuple[str, ...], DictConfig]()
+        seen = set[tuple[str, ...]]()
+
+        def once(master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+            job = tuple(sweep_overrides)
+            if job in kept:
+                return kept.pop(job)
+            made = compose(master_config, sweep_overrides)
+            # a job that stands twice in a grid: what the first ran with is changed
+            if job not in seen and len(kept) < _KEPT:
+                kept[job] = made
+            seen.add(job)
+            return made
+
+        setattr(loader, "load_sweep_config", once)  # noqa: B010 - a method, to types
