@@ -838,6 +838,23 @@ def test_shapes_have_the_contrast_to_the_page_that_wcag_asks_of_graphics(several
         assert min(contrast(shape, paper) for paper in PAPERS) >= 3, shape
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_names_on_the_map_of_items_stand_on_no_other_name(seed):
+    at = np.random.default_rng(seed).normal(size=(8, 2)) * (1, 0.1)
+    at[3:6] = at[2]
+    values = np.linalg.norm(at[:, None] - at, axis=2)
+    names = tuple(f"the_item_{'long_' * (i % 3)}{i}" for i in range(8))
+    figure = Figure(figsize=(5.5, 4.2), layout="constrained")
+    axes = figure.subplots()
+    figures.item_map(axes, Distances(names, values, "GW distance", {}), Plan((names,), "all"))
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert len(boxes) == 8
+    for one, other in combinations(boxes, 2):
+        # a descender may touch a line below
+        assert min(one.y1, other.y1) - max(one.y0, other.y0) < 3 or not one.overlaps(other)
+
+
 def outlines(picture: Axes) -> list[object]:
     """Of bars and points, and the colours of lines."""
     marked = [line for line in picture.lines if line.get_marker() != "None"]

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import AbstractPathEffect, withStroke
+from numpy.typing import NDArray
 
 from gwsmm.study.conditions import Condition
 from gwsmm.study.geometry import positions, tree
@@ -141,16 +142,37 @@ def item_map(axes: Axes, distances: Distances, plan: Plan) -> None:
     """The items in two dimensions, a colour and a number for each group of the plan."""
     at, share = positions(distances)
     colours = mpl.colormaps["tab10"].colors  # type: ignore[attr-defined]
-    for name, (x, y) in zip(distances.names, at, strict=True):
-        group = plan.groups.index(plan.group_of(name))
+    groups = [plan.groups.index(plan.group_of(name)) for name in distances.names]
+    for group, (x, y) in zip(groups, at, strict=True):
         colour = colours[group % len(colours)]
         axes.plot(x, y, "o", color=colour, markeredgecolor=_outline(), mew=0.6, markersize=7)
-        axes.annotate(f"{group + 1} {name}", (x, y), (6, 3), textcoords="offset points", fontsize=7)
     axes.set_aspect("equal", "datalim")
     axes.margins(x=0.45, y=0.2)  # room for names
     axes.set_xticks([])
     axes.set_yticks([])
+    axes.autoscale_view()
+    axes.apply_aspect()
+    names = [f"{group + 1} {name}" for group, name in zip(groups, distances.names, strict=True)]
+    points = 72 * (axes.transData - axes.figure.dpi_scale_trans).transform(at)
+    for name, place, up in zip(names, at, _raised(names, points), strict=True):
+        axes.annotate(name, place, (6, 3 + up), textcoords="offset points", fontsize=7)
     axes.set_title(f"shows {100 * share:.0f} % of the squared distances", fontsize=9)
+
+
+def _raised(names: Sequence[str], points: NDArray[np.float64]) -> list[float]:
+    """By how many points each name beside a point of the map goes up, to stand on no other."""
+    height, letter, gap = 8, 3.8, 6  # points: of a line, of a letter, and to the name
+    at = {i: points[i, 1] for i in np.argsort(points[:, 1])}
+    done = list[int]()
+    for i in at:
+        for j in sorted(done, key=lambda j: at[j]):
+            right = max((i, j), key=lambda k: points[k, 0])
+            left = i + j - right
+            aside = points[right, 0] - points[left, 0] >= letter * len(names[left]) + gap
+            if not aside and abs(at[i] - at[j]) < height:
+                at[i] = at[j] + height
+        done.append(i)
+    return [at[i] - points[i, 1] for i in range(len(names))]
 
 
 def frontier(axes: Axes, conditions: Sequence[Condition]) -> None:
