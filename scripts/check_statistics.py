@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 
 from gwsmm.evidence.association import Association, spearman, without_items
 from gwsmm.evidence.bootstrap import Bootstrap, Interval, difference, ratio
-from gwsmm.evidence.counting import METRICS, ORDINAL
+from gwsmm.evidence.counting import METRICS
 from gwsmm.evidence.standing import standing
 from gwsmm.evidence.testing import holm, keeps, paired_t, wilcoxon
 from gwsmm.grouping.partitions import drawn, every
-from gwsmm.items.ordinal import encode
 
 LEVEL = 0.95
 ALPHA = 0.05
@@ -73,46 +72,32 @@ Study = Callable[[int], tuple[float, Callable[[Random], Interval]]]
 # One item: two models score the same responses, and err together more often than by chance.
 
 
-def _answers(random: Random, n: int) -> list[NDArray[np.uint8]]:
-    """Truth and the decisions of two models, [n, 4] each."""
+def _answers(random: Random, n: int, seeds: int = 1) -> list[NDArray[np.uint8]]:
+    """Truth and the decisions of the two models of every seed, [n, 4] each."""
     prevalence = np.array([0.5, 0.3, 0.2, 0.1])
     hard = random.random((n, 1)) < 0.3  # responses on which both err more
     truth = random.random((n, 4)) < prevalence
-    said = [truth ^ (random.random((n, 4)) < np.where(hard, 3 * e, e)) for e in (0.05, 0.08)]
+    said = [
+        truth ^ (random.random((n, 4)) < np.where(hard, 3 * e, e)) for e in (0.05, 0.08) * seeds
+    ]
     return [each.astype(np.uint8) for each in (truth, *said)]
 
 
-def _one_item(metric: str, n: int) -> Study:
+def _one_item(n: int, seeds: int = 1) -> Study:
+    metric = METRICS["micro_f1"]
+
     def study(draws: int) -> tuple[float, Callable[[Random], Interval]]:
         truth, one, other = _answers(np.random.default_rng(7), 2_000_000)
-        known = METRICS[metric].of(truth, other) - METRICS[metric].of(truth, one)
+        known = metric.of(truth, other) - metric.of(truth, one)
 
         def interval(random: Random) -> Interval:
-            truth, one, other = _answers(random, n)
+            truth, *models = _answers(random, n, seeds)
             how = Bootstrap(repeats=draws, level=LEVEL, seed=int(random.integers(2**32)))
-            return how.over_responses(METRICS[metric], truth, [one, other], difference)
+            return how.over_responses(metric, truth, models, difference)
 
         return known, interval
 
     return study
-
-
-def _scores(random: Random, n: int) -> list[NDArray[np.uint8]]:
-    """Rated scores from 0 to 3 and those of a model that is one off now and then."""
-    rated = random.choice(4, size=n, p=[0.2, 0.4, 0.3, 0.1])
-    off = random.choice([-1, 0, 1], size=n, p=[0.12, 0.76, 0.12])
-    return [encode(each, 3) for each in (rated, np.clip(rated + off, 0, 3))]
-
-
-def _kappa(draws: int) -> tuple[float, Callable[[Random], Interval]]:
-    qwk = ORDINAL["qwk"]
-
-    def interval(random: Random) -> Interval:
-        rated, said = _scores(random, 200)
-        how = Bootstrap(repeats=draws, level=LEVEL, seed=int(random.integers(2**32)))
-        return how.over_responses(qwk, rated, [said], lambda models: models[..., 0])
-
-    return qwk.of(*_scores(np.random.default_rng(7), 2_000_000)), interval
 
 
 # An item set: items of unlike size and difficulty, of which merging keeps unlike shares.
@@ -137,6 +122,25 @@ def _item_set(n: int, statistic: Callable[[NDArray[np.float64]], NDArray[np.floa
             return how.over_items(values, weights, statistic)
 
         return known, interval
+
+    return study
+
+
+def _merged_items(seeds: int) -> Study:
+    """Of nine items every seed merges six others; what an item keeps hangs on the seed, too."""
+
+    def study(draws: int) -> tuple[float, Callable[[Random], Interval]]:
+        def interval(random: Random) -> Interval:
+            values, responses = _items(random, 9)
+            runs = np.repeat(values[None], seeds, axis=0)
+            runs[..., 1] *= 1 + random.normal(0, 0.01, runs.shape[:2])
+            chosen = random.permuted(np.tile(np.arange(9) < 6, (seeds, 1)), axis=1)
+            here = chosen.any(axis=0)
+            how = Bootstrap(repeats=draws, level=LEVEL, seed=int(random.integers(2**32)))
+            weights = (chosen * responses)[:, here]
+            return how.over_items_of_runs(runs[:, here], weights, ratio)
+
+        return KEPT, interval
 
     return study
 
@@ -170,13 +174,16 @@ def _correlation(n: int, *, apart: bool) -> Study:
 
 
 COVERAGE: dict[str, Study] = {
-    "micro F1 of one item, difference, 200 responses": _one_item("micro_f1", 200),
-    "macro F1 of one item, difference, 200 responses": _one_item("macro_f1", 200),
-    "exact match of one item, difference, 60 responses": _one_item("exact_match", 60),
-    "quadratic weighted kappa of one item, 200 responses": _kappa,
+    "micro F1 of one item, difference, 200 responses": _one_item(200),
+    "micro F1 of one item, difference, 60 responses": _one_item(60),
+    "the same, three seeds": _one_item(60, seeds=3),
+    "mean of 3 items": _item_set(3, lambda means: means[..., 1]),
+    "mean of 5 items": _item_set(5, lambda means: means[..., 1]),
     "difference of 9 items": _item_set(9, difference),
+    "share kept of 4 items": _item_set(4, ratio),
     "share kept of 9 items": _item_set(9, ratio),
     "share kept of 20 items": _item_set(20, ratio),
+    "share kept of six merged of 9 items, three seeds": _merged_items(3),
     "rank correlation of pairs of 9 items": _correlation(9, apart=False),
     "rank correlation of pairs of 20 items": _correlation(20, apart=False),
     "the same of 9 items, without item effects": _correlation(9, apart=True),

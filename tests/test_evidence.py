@@ -1,6 +1,8 @@
 """Intervals, tests and controls: against other implementations, and by what they must satisfy."""
 
+from dataclasses import astuple
 from itertools import combinations, permutations
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from gwsmm.evidence.counting import MEASUREMENT, METRICS, ORDINAL, by_label
 from gwsmm.evidence.testing import holm, keeps, paired_t, wilcoxon
 from gwsmm.items.ordinal import encode
 from gwsmm.metrics import score
+from gwsmm.study.estimates import item_change
 from gwsmm.types import partition
 
 NEAR = 1e-9
@@ -158,14 +161,51 @@ def test_models_that_say_the_same_do_not_differ():
     assert (kept.value, kept.low, kept.high) == pytest.approx((1, 1, 1))
 
 
-def test_an_interval_over_items_is_about_students():
-    values = np.random.default_rng(2).normal(size=(12, 1))
+@pytest.mark.parametrize("items", [3, 5, 12])
+def test_an_interval_over_items_is_students(items):
+    values = np.random.default_rng(2).normal(size=(items, 1))
     found = Bootstrap(repeats=20_000, level=0.95, seed=1).over_items(
-        values, np.ones(12), lambda m: m[..., 0]
+        values, np.ones(items), lambda m: m[..., 0]
     )
     wanted = stats.ttest_1samp(values[:, 0], 0).confidence_interval()
-    assert found.low == pytest.approx(wanted.low, abs=0.12)
-    assert found.high == pytest.approx(wanted.high, abs=0.12)
+    assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high), rel=0.02, abs=0.02)
+
+
+def test_runs_count_the_same_and_each_by_its_own_items():
+    random = np.random.default_rng(3)
+    values, weights = random.random((2, 6, 1)), random.random((2, 6))
+    weights[0, :2] = weights[1, 4:] = 0
+    found = BOOTSTRAP.over_items_of_runs(values, weights, lambda m: m[..., 0])
+    each = [np.average(v, weights=w) for v, w in zip(values[..., 0], weights, strict=True)]
+    assert found.value == pytest.approx(np.mean(each))
+    twice = BOOTSTRAP.over_items_of_runs(
+        np.concatenate([values, values]), np.concatenate([weights, weights]), lambda m: m[..., 0]
+    )
+    assert astuple(twice) == pytest.approx(astuple(found))
+
+
+def test_seeds_that_score_the_same_responses_are_drawn_together():
+    random = np.random.default_rng(4)
+    truth, _ = rated(8, n=100)
+
+    def run(truth):
+        models = [truth ^ (random.random(truth.shape) < error) for error in (0.1, 0.2)]
+        said = dict(zip(("individual", "merged"), models, strict=True)) | {"truth": truth}
+        return SimpleNamespace(decisions=lambda item: said)
+
+    def ends(*runs):
+        found = item_change(runs, "apples", "label_accuracy")
+        assert found.low < found.value < found.high
+        return astuple(found)
+
+    one, other, elsewhere = run(truth), run(truth), run(truth[::-1])
+    assert ends(one, one) == pytest.approx(ends(one))
+    apart = np.mean([ends(one), ends(other)], axis=0)
+    value, low, high = ends(one, other)
+    assert value == pytest.approx(apart[0])
+    assert apart[1] < low < high < apart[2]
+    # other responses: the mean of each end
+    assert ends(one, elsewhere) == pytest.approx(np.mean([ends(one), ends(elsewhere)], axis=0))
 
 
 def test_of_two_items_there_is_no_interval():

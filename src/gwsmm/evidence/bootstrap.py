@@ -73,24 +73,43 @@ class Bootstrap:
             weights: [N], e.g. how many responses each item has.
             statistic: of the m weighted means [..., m].
         """
-        value = float(statistic(np.average(values, axis=0, weights=weights)))
-        if len(values) < FEWEST:
+        return self.over_items_of_runs(values[None], weights[None], statistic)
+
+    def over_items_of_runs(
+        self, values: Numbers, weights: Numbers, statistic: Callable[[Numbers], Numbers]
+    ) -> Interval:
+        """Of the mean over runs of their means over items; as `over_items`.
+
+        A run of whose items none is drawn says nothing of that sample.
+
+        Args:
+            values: [S, N, m], of S runs.
+            weights: [S, N]; 0 where the run leaves the item out, as no item is by all.
+            statistic: of the m means [..., m].
+        """
+        n = weights.shape[1]
+
+        def of(drawn: Numbers) -> Numbers:
+            sums = np.einsum("...n,sn,snm->...sm", drawn, weights, values, optimize=True)
+            with np.errstate(invalid="ignore"):  # 0 / 0: none of a run's items was drawn
+                return statistic(np.nanmean(sums / (drawn @ weights.T)[..., None], axis=-2))
+
+        value = float(of(np.ones(n)))
+        if n < FEWEST:
             return Interval(value, np.nan, np.nan)
-        drawn = self._draws(len(values)) * weights
-        means = drawn @ values / drawn.sum(axis=1, keepdims=True)
-        return self._percentiles(value, statistic(means), len(values))
+        return self._about(value, of(self._draws(n)), n)
 
     def _draws(self, n: int) -> Numbers:
         """[B, n]: how often each of n is drawn."""
         return _draws(self.seed, self.repeats, n)
 
     def _percentiles(self, value: float, replicates: Numbers, n: int) -> Interval:
-        """Quantiles that are pushed outwards, as the plain ones are too narrow for few clusters.
+        """Quantiles that are pushed outwards, as the plain ones are a little too narrow.
 
         For a mean it makes up for the factor (n − 1) / n of the bootstrap's variance and for the
         normal quantile in the place of Student's. Source: Hesterberg (2015), "What teachers
-        should know about the bootstrap", section 3.3, the expanded percentile interval. Of one
-        cluster alone there is no interval.
+        should know about the bootstrap", the expanded percentile interval. Of one response alone
+        there is no interval.
         """
         from scipy.stats import norm, t
 
@@ -100,6 +119,22 @@ class Bootstrap:
         tail = float(norm.cdf(np.sqrt(n / (n - 1)) * t.ppf(tail, n - 1)))
         low, high = np.nanquantile(replicates, [tail, 1 - tail])
         return Interval(value, float(low), float(high))
+
+    def _about(self, value: float, replicates: Numbers, n: int) -> Interval:
+        """As far to both sides as Student's interval with the bootstrap's standard error.
+
+        No quantile of the samples lies beyond the lowest and the highest of n items, which is too
+        near where they are few: of four, nine intervals in ten would be all that hold the truth.
+        Source: as of the other, the t interval with bootstrap standard error, whose square is
+        made up for the bootstrap's (n − 1) / n.
+        """
+        from scipy.stats import t
+
+        if np.isnan(replicates).all():
+            return Interval(value, np.nan, np.nan)
+        error = np.nanstd(replicates) * np.sqrt(n / (n - 1))
+        reach = float(t.ppf((1 + self.level) / 2, n - 1) * error)
+        return Interval(value, value - reach, value + reach)
 
 
 @lru_cache(maxsize=2)  # of the responses of one item, and of the items: asked for in turn
@@ -111,8 +146,8 @@ def _draws(seed: int, repeats: int, n: int) -> Numbers:
 
 
 def difference(models: Numbers) -> Numbers:
-    """The second of two minus the first."""
-    found: Numbers = models[..., 1] - models[..., 0]
+    """The second minus the first; of several such pairs [..., 2 S] the mean."""
+    found: Numbers = (models[..., 1::2] - models[..., ::2]).mean(axis=-1)
     return found
 
 

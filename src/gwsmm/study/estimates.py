@@ -1,7 +1,7 @@
 """Overall figures with their intervals, and what tells conditions apart, over the items."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 
@@ -21,8 +21,8 @@ ENOUGH = 0.99
 def mean_over_items(condition: Condition, model: str, metric: str) -> Interval:
     """Of a model, weighted by responses; the interval draws items."""
     values = condition.scores(model, metric)[:, None]
-    interval = BOOTSTRAP.over_items(values, condition.responses, lambda means: means[..., 0])
-    return Interval(float(condition.overall(model, metric).mean()), interval.low, interval.high)
+    found = BOOTSTRAP.over_items(values, condition.responses, lambda means: means[..., 0])
+    return _score(replace(found, value=float(condition.overall(model, metric).mean())))
 
 
 def share_kept(condition: Condition, metric: str) -> Interval:
@@ -33,7 +33,7 @@ def share_kept(condition: Condition, metric: str) -> Interval:
 
 def mean_over_merged(condition: Condition, model: str, metric: str) -> Interval:
     """Of a model over the items that share an encoder; see `mean_over_items`."""
-    return _over_merged(condition, [model], metric, lambda means: means[..., 0])
+    return _score(_over_merged(condition, [model], metric, lambda means: means[..., 0]))
 
 
 def share_kept_of_merged(condition: Condition, metric: str) -> Interval:
@@ -41,12 +41,16 @@ def share_kept_of_merged(condition: Condition, metric: str) -> Interval:
     return _over_merged(condition, ["individual", "merged"], metric, ratio)
 
 
+def _score(found: Interval) -> Interval:
+    """The interval of what lies between 0 and 1."""
+    low, high = np.clip([found.low, found.high], 0, 1)
+    return Interval(found.value, float(low), float(high))
+
+
 def _over_merged(
     condition: Condition, models: Sequence[str], metric: str, statistic: Statistic
 ) -> Interval:
     """Items that some seed merged are drawn; each seed's mean is over those of its own.
-
-    A seed of whose items none is drawn says nothing of that sample.
 
     Args:
         condition: every seed of which merged some items.
@@ -55,34 +59,31 @@ def _over_merged(
         statistic: of the means over the seeds [..., m].
     """
     here = condition.merged.any(axis=0)
-    weights = (condition.merged * condition.by_seed("merged", "responses"))[:, here]  # [S, n]
-    totals = [weights * condition.by_seed(model, metric)[:, here] for model in models]
-    columns = np.concatenate([*totals, weights]).T  # [n, (m + 1) S]
-
-    def of_sums(sums: Numbers) -> Numbers:
-        *parts, whole = np.split(sums, len(models) + 1, axis=-1)  # each [..., S]
-        with np.errstate(invalid="ignore"):  # 0 / 0: none of a seed's items was drawn
-            means = [np.nanmean(part / whole, axis=-1) for part in parts]
-        return statistic(np.stack(means, axis=-1))
-
-    return BOOTSTRAP.over_items(columns, np.ones(len(columns)), of_sums)
+    weights = condition.merged * condition.by_seed("merged", "responses")
+    values = np.stack([condition.by_seed(model, metric) for model in models], axis=-1)
+    return BOOTSTRAP.over_items_of_runs(values[:, here], weights[:, here], statistic)
 
 
 def item_change(runs: Sequence[RunFolder], item: str, metric: str) -> Interval:
     """Merged minus individual of one item; responses are drawn, the same for both models.
 
-    Of several seeds the mean of each end: the seeds score many of the same responses, so they are
-    not taken for so many more of them.
+    Of several seeds the mean; where they score the same responses, these are drawn once for all.
+    Of seeds with test responses of their own, some of which they have in common, it is the mean of
+    each end, which is too wide rather than too narrow.
     """
-    found = []
-    for run in runs:
-        own = run.decisions(item)
-        models = [own["individual"], own["merged"]]
-        found.append(BOOTSTRAP.over_responses(METRICS[metric], own["truth"], models, difference))
-    return Interval(*(float(np.mean([getattr(x, end) for x in found])) for end in _ENDS))
-
-
-_ENDS = ("value", "low", "high")
+    own = [run.decisions(item) for run in runs]
+    truth = own[0]["truth"]
+    same = all(np.array_equal(each["truth"], truth) for each in own)
+    found = [
+        BOOTSTRAP.over_responses(
+            METRICS[metric],
+            part[0]["truth"],
+            [each[model] for each in part for model in ("individual", "merged")],
+            difference,
+        )
+        for part in ([own] if same else [[each] for each in own])
+    ]
+    return Interval(*np.mean([astuple(each) for each in found], axis=0).tolist())
 
 
 @dataclass(frozen=True)
