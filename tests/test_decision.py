@@ -1,6 +1,7 @@
 """From logits to probabilities and decisions: theorems over every strategy, and the stage."""
 
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +19,15 @@ from gwsmm.decision.rule import Rule, Validated, half, load_rule, sigmoid
 from gwsmm.decision.temperature import Temperature
 from gwsmm.decision.thresholds import Thresholds
 from gwsmm.decision.thresholds_and_temperature import ThresholdsAndTemperature
-from gwsmm.evaluate import Evaluation, Tested, load_calibration, load_predictions, load_scores
+from gwsmm.evaluate import (
+    Evaluation,
+    Tested,
+    load_calibration,
+    load_cost,
+    load_predictions,
+    load_scores,
+    peak_memory,
+)
 from gwsmm.items.ordinal import decode, encode, steps
 
 KINDS = ("multilabel", "ordinal")
@@ -303,6 +312,16 @@ def test_the_evaluation_decides_by_the_rule(any_decision, model, tiny, cpu, carr
         loss = log_loss(item.test.labels.ravel(), those.probabilities.ravel(), labels=[0, 1])
         assert quality[when].nll == pytest.approx(loss, abs=1e-5)
         assert quality[when].ece == pytest.approx(ece(item.test.labels, those.probabilities))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system keeps one peak of a process")
+def test_the_peak_of_memory_is_that_of_scoring(model, tiny, cpu, carry_out, tmp_path):
+    item, scorer = model
+    large = np.ones(2**26)  # as training and merging would hold
+    held = peak_memory()
+    del large
+    made = carry_out(Evaluation(encoder=tiny, trainer=cpu), Tested(item, scorer), tmp_path)
+    assert 0 < load_cost(made).peak_memory < held - 2**28
 
 
 def ece(truth, probabilities):

@@ -5,6 +5,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -56,6 +57,7 @@ class Evaluation:
         network = self.encoder.unfilled(len(item.labels))
         network.load_scorer(scorer)
         network.to(self.trainer.device).eval()
+        forget_peak_memory()
         started = time.perf_counter()
         logits = infer(
             network,
@@ -92,7 +94,8 @@ class Cost:
     Attributes:
         seconds: of tokens and encoder passes, without loading.
         responses: that were scored.
-        peak_memory: bytes that the process ever held until then.
+        peak_memory: bytes that the process held at most meanwhile, its libraries included; where
+            the system keeps only one peak (not Linux), at most ever.
     """
 
     seconds: float
@@ -100,8 +103,14 @@ class Cost:
     peak_memory: int
 
 
+def forget_peak_memory() -> None:
+    """Let `peak_memory` look from now on; what else this process did before is of other stages."""
+    with suppress(OSError):  # not Linux
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory() -> int:
-    """Bytes that this process ever held."""
+    """Bytes that this process held at most."""
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024
