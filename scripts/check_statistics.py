@@ -1,4 +1,4 @@
-"""How often the intervals hold a known truth, and how often the tests cry wolf.
+"""How often the intervals hold a known truth, the tests cry wolf, and find what is there.
 
 Every study is simulated many times over: items whose true scores are drawn, responses that are
 scored by two models, merges of pairs that lose by chance or by a distance, and plans. Coverage is
@@ -38,12 +38,13 @@ def main() -> None:
         held = [_holds(interval(random), truth) for _ in range(asked.repetitions)]
         rows.append({"what": name, "kind": "coverage", "share": float(np.mean(held))})
         print(rows[-1], flush=True)
-    for name, test in FALSE.items():
-        random = np.random.default_rng([1, len(rows)])
-        p = [test(random, asked.draws) for _ in range(asked.repetitions)]
-        share = float(np.mean(np.array(p) <= ALPHA))
-        rows.append({"what": name, "kind": "false positives", "share": share})
-        print(rows[-1], flush=True)
+    for kind, tests in (("false positives", FALSE), ("found", _there())):
+        for name, test in tests.items():
+            random = np.random.default_rng([1, len(rows)])
+            p = [test(random, asked.draws) for _ in range(asked.repetitions)]
+            share = float(np.mean(np.array(p) <= ALPHA))
+            rows.append({"what": name, "kind": kind, "share": share})
+            print(rows[-1], flush=True)
     by_kind = {kind: [float(row["share"]) for row in rows if row["kind"] == kind]
                for kind in ("coverage", "false positives")}  # fmt: skip
     keys = {
@@ -158,17 +159,20 @@ def _pairs(random: Random, n: int, effect: float) -> tuple[NDArray[np.float64], 
     return apart, losses
 
 
+def _known(effect: float, *, apart: bool) -> float:
+    """The rank correlation of very many items."""
+    many = [_pairs(np.random.default_rng([7, i]), 100, effect) for i in range(40)]
+    sides = [tuple(map(without_items, each)) if apart else each for each in many]
+    return float(np.mean([spearman(*each) for each in sides]))
+
+
 def _correlation(n: int, *, apart: bool) -> Study:
     def study(draws: int) -> tuple[float, Callable[[Random], Interval]]:
-        many = [_pairs(np.random.default_rng([7, i]), 100, 0.8) for i in range(40)]
-        sides = [tuple(map(without_items, each)) if apart else each for each in many]
-        known = float(np.mean([spearman(*each) for each in sides]))
-
         def interval(random: Random) -> Interval:
             how = Association(draws=draws, level=LEVEL, seed=0)
             return how.interval(*_pairs(random, n, 0.8), apart=apart)
 
-        return known, interval
+        return _known(0.8, apart=apart), interval
 
     return study
 
@@ -220,9 +224,12 @@ def _unrelated(n: int) -> Callable[[Random, int], float]:
     return p
 
 
-def _unrelated_after_items(random: Random, draws: int) -> float:
-    how = Association(draws=draws, level=LEVEL, seed=int(random.integers(2**32)))
-    return how.mantel(*(without_items(matrix) for matrix in _pairs(random, 9, 0.0)))
+def _after_items(effect: float) -> Callable[[Random, int], float]:
+    def p(random: Random, draws: int) -> float:
+        how = Association(draws=draws, level=LEVEL, seed=int(random.integers(2**32)))
+        return how.mantel(*(without_items(matrix) for matrix in _pairs(random, 9, effect)))
+
+    return p
 
 
 NAMES = tuple("abcdefg")
@@ -252,10 +259,20 @@ FALSE: dict[str, Callable[[Random, int], float]] = {
     "any of five tests, after Holm": _family,
     "permutations of 9 items": _unrelated(9),
     "permutations of 6 items, exact": _unrelated(6),
-    "permutations of 9 items, after taking away the items": _unrelated_after_items,
     "a plan among all plans of its sizes": _random_plan(True),
     "a plan among 99 random plans": _random_plan(False),
+    "permutations of 9 items, after taking away the items": _after_items(0.0),
 }
+
+
+# Something is there, and a test may find it.
+
+
+def _there() -> dict[str, Callable[[Random, int], float]]:
+    return {
+        f"the same, where they correlate by {_known(effect, apart=True):.2f}": _after_items(effect)
+        for effect in (0.4, 0.6, 0.8, 1.2)
+    }
 
 
 if __name__ == "__main__":
