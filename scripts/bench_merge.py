@@ -110,6 +110,8 @@ def main() -> None:
         table = pd.DataFrame(of).drop(columns="part").to_markdown(index=False)
         (BENCH / f"{asked.name}_{name}.md").write_text(table + "\n")
         print(f"{table}\n")
+    for key, value in keys.items():  # what was chosen on validation, and its figures
+        print(f"{key}: {value}")
 
 
 def arguments() -> argparse.Namespace:
