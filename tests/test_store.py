@@ -1,7 +1,9 @@
 """The store: a result is computed once, is whole or not there, and is never that of other input."""
 
+import errno
 import json
 import multiprocessing
+import os
 import shutil
 import threading
 import time
@@ -333,6 +335,29 @@ def test_processes_that_want_the_same_result_compute_it_once(store, log):
         process.join(60)
     assert [process.exitcode for process in two] == [0, 0]
     assert times(log) == 1
+
+
+# A disk that refuses
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ESTALE, errno.ETIMEDOUT, errno.ELOOP])
+def test_a_store_that_cannot_be_made_is_named_with_the_reason(store, log, monkeypatch, number):
+    def mkdir(path: object, mode: int = 0o777) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    with pytest.raises(InputError, match=rf"^store={store.root} .*\({os.strerror(number)}\)"):
+        one(store, Copy(log=str(log)))
+
+
+def test_a_file_that_a_stage_does_not_find_is_not_said_to_be_the_disks_fault(store, log):
+    @dataclass(frozen=True)
+    class Reading(Copy):
+        def __call__(self, subject: object, folder: Path) -> None:
+            (folder / "nothing").read_text()
+
+    with pytest.raises(FileNotFoundError):
+        one(store, Reading(log=str(log)))
 
 
 # Damage

@@ -6,20 +6,26 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from traceback import walk_tb
 
 from gwsmm.types import InputError
 
 _REFUSED = {
     errno.EACCES,
+    errno.EBUSY,
     errno.EDQUOT,
     errno.EEXIST,
     errno.EFBIG,
     errno.EIO,
+    errno.ELOOP,
     errno.ENAMETOOLONG,
     errno.ENOSPC,
+    errno.ENOTCONN,
     errno.ENOTDIR,
     errno.EPERM,
     errno.EROFS,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
 }
 _SAFETENSORS = re.compile(r"\(os error (\d+)\)")  # it tells the number in its message alone
 
@@ -44,7 +50,14 @@ def refusal(error: BaseException) -> str | None:
     number = error.errno if isinstance(error, OSError) else None
     if type(error).__name__ == "SafetensorError" and (said := _SAFETENSORS.search(str(error))):
         number = int(said[1])
-    return os.strerror(number) if number in _REFUSED else None
+    # /proc and automounted folders take no new one; a file that is not there may be our own fault
+    refused = number in _REFUSED or (number == errno.ENOENT and _from_mkdir(error))
+    return os.strerror(number) if refused and number is not None else None
+
+
+def _from_mkdir(error: BaseException) -> bool:
+    names = [frame.f_code.co_name for frame, _ in walk_tb(error.__traceback__)]
+    return names[-1:] == ["mkdir"]
 
 
 @contextmanager
