@@ -163,6 +163,18 @@ def test_the_working_directory_stays_when_it_was_empty(data, tmp_path, monkeypat
     assert list(empty.iterdir()) == []
 
 
+def test_a_folder_that_the_system_does_not_make_is_refused_in_one_line(data, monkeypatch):
+    make = os.mkdir
+
+    def mkdir(path: object, mode: int = 0o777) -> None:
+        if Path(path).name == "proc":  # which takes no new folder, and says that there is none
+            raise FileNotFoundError(2, "No such file or directory", str(path))
+        make(path, mode)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    refused(*PASTA, "hydra.run.dir=proc/run", says=r"proc cannot be written \(No such file")
+
+
 @pytest.mark.parametrize("several", [(), ("-m",)], ids=["one", "several"])
 def test_a_folder_in_which_another_process_is_at_work_is_left_alone(data, several):
     folder = Path("runs/0" if several else "runs")
@@ -432,9 +444,15 @@ def test_flags_stand_anywhere(tmp_path, monkeypatch, arguments, says):
         ("--foo seed=1", "there is no flag --foo; see"),
         ("--cfg", "--cfg/-c: expected one argument"),
         ("--cfg=jbo", "--cfg/-c: invalid choice: 'jbo'"),
+        ("-m seed=1,2 --cfg job", "--multirun and --cfg: give one of the two"),
+        ("--cfg job --info", "--cfg and --info: give one of the two"),
+        ("--run -m --dry-run", "--run and --multirun: give one of the two"),
+        ("--resolve", "--resolve .* give --cfg job, too"),
     ],
 )
-def test_a_flag_that_there_is_not_is_refused_in_one_line(tmp_path, monkeypatch, flags, says):
+def test_flags_that_there_are_not_or_that_exclude_each_other_are_refused_in_one_line(
+    tmp_path, monkeypatch, flags, says
+):
     monkeypatch.chdir(tmp_path)
     refused("experiment=tiny", *flags.split(), says=says)
 

@@ -32,8 +32,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DRY = "--dry-run"
-# flags of Hydra that compose no job to be run
-_INSTEAD = ("cfg", "info", "help", "hydra_help", "shell_completion", "experimental_rerun")
+# flags of Hydra and ours of which one is given at most: no job runs where something is shown
+_SHOWS = ("cfg", "info", "shell_completion")
+_ONE_OF = ("run", "multirun", *_SHOWS)
+_OR_DRY = ("dry_run", *_SHOWS, "help", "hydra_help", "experimental_rerun")
 
 
 def run_command(arguments: Sequence[str]) -> None:
@@ -73,9 +75,12 @@ def _parsed(arguments: Sequence[str]) -> tuple[bool, list[str], list[str]]:
     given, rest = parser.parse_known_intermixed_args(told)
     if rest:
         parser.error(f"there is no flag {rest[0]}")
-    for name in _INSTEAD if given.dry_run else ():
-        if getattr(given, name):
-            parser.error(f"{DRY} and --{name.replace('_', '-')}: give one of the two")
+    for names in (_OR_DRY if given.dry_run else (), _ONE_OF):
+        both = [f"--{name.replace('_', '-')}" for name in names if getattr(given, name)]
+        if len(both) > 1:
+            parser.error(f"{both[0]} and {both[1]}: give one of the two")
+    if given.resolve and not (given.cfg or given.help):
+        parser.error("--resolve resolves what --cfg shows: give --cfg job, too")
     flags = [each for each in told if each not in (DRY, *given.overrides)]
     return given.dry_run, flags, given.overrides
 
