@@ -14,7 +14,7 @@ SCORERS = ("second", "individual", "merged")
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of one item and scorer with the rater, by metric; the mean over the seeds."""
+    """Of one item and scorer with the rater, by metric; the mean over the seeds that have one."""
 
     item: str
     scorer: str
@@ -23,7 +23,10 @@ class Agreement:
 
 @dataclass(frozen=True)
 class LabelAgreement:
-    """Of one label: kappa, and how often each side gives it; the mean over the seeds."""
+    """Of one label: kappa, and how often each side gives it; the mean over the seeds.
+
+    A seed in whose test responses nobody ever gives the label, or everybody does, has no kappa.
+    """
 
     item: str
     label: str
@@ -116,4 +119,7 @@ def _metrics(truth: Decisions, said: Decisions, *, ordinal: bool) -> dict[str, f
 
 
 def _mean(each: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: float(np.mean([values[name] for values in each])) for name in each[0]}
+    """Over those that are known; nan: none is."""
+    table = {name: [values[name] for values in each] for name in each[0]}
+    known = {name: [v for v in values if not np.isnan(v)] for name, values in table.items()}
+    return {name: float(np.mean(v)) if v else float("nan") for name, v in known.items()}
