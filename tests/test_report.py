@@ -27,6 +27,7 @@ from gwsmm.evidence.testing import holm, keeps
 from gwsmm.metrics import METRICS, score
 from gwsmm.report import figures
 from gwsmm.report.table import Table, latex, markdown
+from gwsmm.study.agreement import agreements, label_agreements
 from gwsmm.study.conditions import axes, conditions
 from gwsmm.study.estimates import (
     kept_enough,
@@ -186,6 +187,25 @@ def write_halves(folder: Path, nearest: Sequence[tuple[int, int]], items: Sequen
     pd.DataFrame(rows, columns=columns).to_csv(folder / "halves.csv", index=False)
 
 
+def write_own_shares(folder: Path, sizes: Sequence[int]) -> None:
+    """All groups of these sizes, in which every item loses the same whoever is with it."""
+    groups = [group for size in sizes for group in combinations(ITEMS, size)]
+    share = {item: 2.0**-at for at, item in enumerate(ITEMS)}  # whose sums are exact
+    rows = [
+        {"group": number, "item": item, "split": split}
+        | {"micro_f1": 1 - lost, "loss": 1 + lost, "drift": np.nan, "drift_cka": np.nan}
+        for split in ("validation", "test")
+        for number, group in enumerate([*groups, *((item,) for item in ITEMS)])
+        for item in group
+        for lost in [share[item] if len(group) > 1 else 0.0]
+    ]
+    frame = pd.DataFrame(rows)
+    frame.loc[frame["group"] >= len(groups), "group"] = -1
+    frame.to_parquet(folder / "attempts.parquet", index=False)
+    controls = {"groups": groups, "plans": [], "all_plans": False}
+    (folder / "controls.json").write_text(json.dumps(controls))
+
+
 def write_attempts(folder: Path, seed: int, results: dict, items: Sequence[str]) -> None:
     """Pairs that lose as much as they are apart, and all plans of one pair."""
     groups = list(combinations(range(len(items)), 2))
@@ -311,6 +331,47 @@ def test_runs_of_several_multiruns_have_names_of_their_own(tmp_path):
     )
     names = [each.name for each in conditions(read_runs([near, far]))]
     assert names == ["default (a/same/0)", "default (b/same/0)"]
+
+
+EVIDENCE = {"_target_": "gwsmm.evidence.control.Control", "sizes": [2]}
+
+
+def test_what_was_merged_as_evidence_makes_no_other_experiment(tmp_path):
+    plain = [write_run(tmp_path / f"plain{seed}", seed=seed) for seed in (0, 1)]
+    tried = [
+        write_run(
+            tmp_path / f"tried{seed}",
+            seed=seed,
+            pairs=True,
+            overrides=["evidence=pairs"],
+            config={"evidence": EVIDENCE | {"seed": seed}},
+        )
+        for seed in (1, 2)
+    ]
+    wanted = read(reported(tmp_path / "tried", *tried), "prediction")
+    for name, runs in (("after", [*plain, *tried]), ("before", [*tried, *plain])):
+        (found,) = conditions(read_runs(runs))
+        assert found.seeds == {0, 1, 2}
+        out = reported(tmp_path / name, *runs)
+        pd.testing.assert_frame_equal(read(out, "prediction"), wanted)
+        assert read(out, "standings")["seed"].tolist() == [1, 2]
+
+
+def test_evidence_of_any_plan_and_of_other_groups_is_that_of_one_experiment(tmp_path):
+    def run(name: str, *, sizes: Sequence[int] = ()) -> Path:
+        made = write_run(
+            tmp_path / "_".join([name, *map(str, sizes)]),
+            overrides=[f"grouping={name}"],
+            config={"grouping": {"_target_": name}, "evidence": EVIDENCE | {"sizes": [*sizes]}},
+        )
+        if sizes:
+            write_own_shares(made, sizes)
+        return made
+
+    runs = [run("linkage"), run("random", sizes=[2]), run("random", sizes=[3])]
+    found = conditions(read_runs(runs))
+    assert [each.name for each in found] == ["grouping=linkage", "grouping=random"]
+    assert {each.size for each in predictions(found)} == {2, 3}
 
 
 def test_names_of_items_may_be_numbers(tmp_path):
@@ -516,6 +577,39 @@ def test_a_signal_that_says_the_loss_predicts_it_and_the_best_plan_stands_above_
         assert places.loc[seed, "random plans"] == 15
 
 
+def test_a_signal_is_dropped_only_where_the_same_is_said_of_groups_of_the_same_size(tmp_path):
+    run = write_run(tmp_path / "run")
+    write_own_shares(run, [2, 3])
+    found = predictions(conditions(read_runs([run, run])))
+    for each in found[1:]:
+        np.testing.assert_array_equal(each.losses, found[0].losses)
+    assert [(each.split, each.size, each.loss) for each in found] == [
+        (split, size, loss)
+        for split in ("test", "validation")
+        for size in (2, 3)
+        for loss in ("micro F1 lost", "cross-entropy gained")
+    ]
+
+
+def test_signals_are_named_by_what_differs_apart_from_plans(tmp_path):
+    def run(name: str, merge: str) -> Path:
+        folder = tmp_path / f"{name}_{merge}"
+        asked = [f"grouping={name}", f"merge={merge}"]
+        settings = {"grouping": {"_target_": name}, "merge": {"_target_": merge}}
+        made = write_run(folder, pairs=True, overrides=asked, config=settings)
+        write_distances(made, len(merge), ITEMS)
+        return made
+
+    plans = [run(name, "ties") for name in ("linkage", "random")]
+    both = [*plans, run("linkage", "average")]
+    for runs, own in (
+        (plans, {"GW loss"}),
+        (both, {"GW loss (merge=ties)", "GW loss (merge=average)"}),
+    ):
+        signals = {each.signal for each in predictions(conditions(read_runs(runs)))}
+        assert {signal for signal in signals if signal.startswith("GW loss")} == own
+
+
 @pytest.mark.parametrize("lacking", [0, 1])
 def test_a_seed_that_did_not_merge_every_pair_says_nothing_of_pairs(lacking, tmp_path):
     runs = [write_run(tmp_path / str(seed), seed=seed, pairs=True) for seed in (0, 1)]
@@ -605,6 +699,23 @@ def test_a_second_rater_and_subgroups_have_their_rows(tmp_path):
     assert (
         read(reported(tmp_path / "o", write_run(tmp_path / "r")), "labels")["kappa"].notna().all()
     )
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_seed_in_which_a_label_has_no_kappa_does_not_blank_that_of_the_others():
+    varied, never = np.array([[0], [1], [1], [0]], np.uint8), np.zeros((4, 1), np.uint8)
+    results = {"items": [{"name": "apples", "kind": "multilabel", "labels": ["E1"]}]}
+
+    def run(truth: np.ndarray) -> SimpleNamespace:
+        said = {"truth": truth, "individual": truth, "merged": truth}
+        return SimpleNamespace(results=results, decisions=lambda _: said, second=lambda _: None)
+
+    for runs, kappa in (([never, varied], 1.0), ([varied, varied], 1.0), ([never, never], np.nan)):
+        for found, name in ((label_agreements, "kappa"), (agreements, "label_kappa")):
+            for each in found([run(truth) for truth in runs]):
+                assert each.values[name] == pytest.approx(kappa, nan_ok=True)
+    (individual, _) = label_agreements([run(never), run(varied)])
+    assert individual.values["prevalence"] == 0.25  # of both seeds
 
 
 def test_published_rows_stand_where_a_run_asks_for_them_and_say_that_they_are_of_other_answers(

@@ -1,7 +1,7 @@
 """Runs that differ in nothing but the experiment's seed are one condition."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -15,7 +15,8 @@ Numbers = NDArray[np.float64]
 Settings = Mapping[str, str]
 
 _NOT_SCIENCE = (  # change no result
-    "name", "store", "remote", "published", "objective", "execute", "trainer", "tracker",
+    "name", "store", "remote", "published", "evidence", "objective", "execute", "trainer",
+    "tracker",
 )  # fmt: skip
 
 
@@ -27,11 +28,13 @@ class Condition:
         name: what was asked for and no other condition shares; empty for the only one.
         settings: everything but the experiment's seed, by its name in the configuration.
         runs: one for each seed.
+        tried: those that merged groups beside their plan's: one for each seed and choice of groups.
     """
 
     name: str
     settings: Settings
     runs: tuple[RunFolder, ...]
+    tried: tuple[RunFolder, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -89,20 +92,56 @@ def conditions(runs: Sequence[RunFolder]) -> list[Condition]:
     Raises:
         InputError: runs of the same experiment and seed found different results.
     """
-    found: dict[str, dict[int, RunFolder]] = {}
+    found: dict[str, list[RunFolder]] = {}
     for run in runs:
-        seeds = found.setdefault(json.dumps(_settings(run), sort_keys=True), {})
-        other = seeds.setdefault(run.seed, run)
-        if {**other.results, "name": ""} != {**run.results, "name": ""}:
-            raise InputError(
-                f"{other.folder} and {run.folder} are the same experiment with seed {run.seed} "
-                "and other results: the answers or gwsmm changed between them; report one of them"
-            )
-    groups = [tuple(seeds[seed] for seed in sorted(seeds)) for seeds in found.values()]
-    names = _names(groups)
+        alike = found.setdefault(json.dumps(_settings(run), sort_keys=True), [])
+        for other in alike:
+            if other.seed == run.seed and _results(other) != _results(run):
+                raise InputError(
+                    f"{other.folder} and {run.folder} are the same experiment with seed {run.seed} "
+                    "and other results: the answers or gwsmm changed between them; report one of "
+                    "them"
+                )
+        alike.append(run)
+    groups = [firsts(alike, lambda run: run.seed) for alike in found.values()]
+    tried = [
+        firsts(
+            [run for run in alike if run.attempts is not None],
+            lambda run: json.dumps([run.seed, run.controls], sort_keys=True),
+        )
+        for alike in found.values()
+    ]
     return [
-        Condition(name, _settings(group[0]), group)
-        for name, group in zip(names, groups, strict=True)
+        Condition(name, _settings(group[0]), group, beside)
+        for name, group, beside in zip(_names(groups, ("seed",)), groups, tried, strict=True)
+    ]
+
+
+def _results(run: RunFolder) -> Mapping[str, object]:
+    return {**run.results, "name": ""}
+
+
+def firsts(runs: Sequence[RunFolder], kind: Callable[[RunFolder], object]) -> tuple[RunFolder, ...]:
+    """The first of every kind, by seed."""
+    found: dict[object, RunFolder] = {}
+    for run in runs:
+        found.setdefault(kind(run), run)
+    return tuple(sorted(found.values(), key=lambda run: run.seed))
+
+
+def apart_from_plans(found: Sequence[Condition]) -> list[Condition]:
+    """One for all that differ in the plan alone: the first, and what any of them tried.
+
+    Named by what else was asked for.
+    """
+    kinds: dict[str, list[Condition]] = {}
+    for condition in found:
+        settings = {k: v for k, v in condition.settings.items() if k.split(".")[0] != "grouping"}
+        kinds.setdefault(json.dumps(settings, sort_keys=True), []).append(condition)
+    names = _names([alike[0].runs for alike in kinds.values()], ("seed", "grouping"))
+    return [
+        replace(alike[0], name=name, tried=tuple(run for each in alike for run in each.tried))
+        for name, alike in zip(names, kinds.values(), strict=True)
     ]
 
 
@@ -115,8 +154,11 @@ def _settings(run: RunFolder) -> Settings:
 
 def _asked(run: RunFolder) -> dict[str, str]:
     """What was given on the command line, by its name."""
-    given = (override.lstrip("+~").partition("=") for override in run.about["overrides"])
-    return {name: value for name, _, value in given}
+    return {_name(override): override.partition("=")[2] for override in run.about["overrides"]}
+
+
+def _name(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
 
 
 def _flat(node: object, at: str = "") -> list[tuple[str, str]]:
@@ -127,12 +169,18 @@ def _flat(node: object, at: str = "") -> list[tuple[str, str]]:
     return [(at, json.dumps(node))]
 
 
-def _names(groups: Sequence[Sequence[RunFolder]]) -> list[str]:
-    """What was asked for in one condition and not in all; where that says nothing, the folder."""
+def _names(groups: Sequence[Sequence[RunFolder]], but: Collection[str]) -> list[str]:
+    """What was asked for in one condition and not in all; where that says nothing, the folder.
+
+    Args:
+        groups: the runs of each condition.
+        but: choices that no name says.
+    """
     if len(groups) == 1:
         return [""]
     asked = [
-        [o for o in group[0].about["overrides"] if not o.startswith("seed=")] for group in groups
+        [o for o in group[0].about["overrides"] if _name(o).split(".")[0] not in but]
+        for group in groups
     ]
     own = []
     for each in asked:

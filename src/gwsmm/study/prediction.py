@@ -12,7 +12,7 @@ from gwsmm.evidence.association import Association, Matrix, without_items
 from gwsmm.evidence.bootstrap import Interval
 from gwsmm.evidence.standing import Standing, standing
 from gwsmm.evidence.testing import holm
-from gwsmm.study.conditions import Condition, Numbers
+from gwsmm.study.conditions import Condition, Numbers, apart_from_plans, firsts
 from gwsmm.study.reading import RunFolder
 
 if TYPE_CHECKING:
@@ -77,20 +77,24 @@ class Prediction:
 def predictions(conditions: Sequence[Condition]) -> list[Prediction]:
     """Of every signal that the runs with merged pairs, or larger groups, know, for both losses.
 
-    Conditions that differ in the plan alone merge the same groups: the first stands for them, with
-    the means over those of its seeds that merged every group of the size.
+    Conditions that differ in the plan alone merge the same groups: they are one, with the means
+    over the seeds of which a run merged every group of the size.
     """
     found: list[tuple[str, int, str, str, Matrix, Matrix]] = []
-    for split, condition in product(SPLITS, _apart_from_plans(conditions)):
-        tried = [run for run in condition.runs if run.attempts is not None and len(run.names) > 3]
+    for split, condition in product(SPLITS, apart_from_plans(conditions)):
+        tried = [run for run in condition.tried if len(run.names) > 3]
         sizes = sorted({size for run in tried for size in complete_sizes(run)})
         for size, (loss, said) in product(sizes, LOSSES.items()):
-            runs = [run for run in tried if size in complete_sizes(run)]
+            runs = firsts(
+                [run for run in tried if size in complete_sizes(run)], lambda run: run.seed
+            )
             losses = np.mean([merging_losses(run, size, loss, split) for run in runs], axis=0)
             for signal, matrix in _signals(condition, runs, size).items():
                 if not any(
-                    split == s and np.array_equal(matrix, m) and np.array_equal(losses, x)
-                    for *_, s, m, x in found
+                    [size, said, split] == of
+                    and np.array_equal(matrix, m)
+                    and np.array_equal(losses, x)
+                    for _, *of, m, x in found
                 ):
                     found.append((signal, size, said, split, matrix, losses))
     correlations = iter(_correlations([(matrix, losses) for *_, matrix, losses in found]))
@@ -114,14 +118,6 @@ def _correlations(pairs: Sequence[tuple[Matrix, Matrix]]) -> list[tuple[Correlat
         )
         for (signals, losses), (raw, apart) in zip(pairs, tests, strict=True)
     ]
-
-
-def _apart_from_plans(conditions: Sequence[Condition]) -> list[Condition]:
-    kinds: dict[str, Condition] = {}
-    for condition in conditions:
-        settings = {k: v for k, v in condition.settings.items() if k.split(".")[0] != "grouping"}
-        kinds.setdefault(repr(sorted(settings.items())), condition)
-    return list(kinds.values())
 
 
 def _signals(condition: Condition, runs: Sequence[RunFolder], size: int) -> dict[str, Matrix]:
@@ -206,8 +202,8 @@ def places(conditions: Sequence[Condition]) -> list[Place]:
     return [
         _place(condition.name, run)
         for condition in conditions
-        for run in condition.runs
-        if run.attempts is not None and run.controls["plans"]
+        for run in condition.tried
+        if run.controls["plans"]
     ]
 
 
