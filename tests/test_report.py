@@ -25,7 +25,7 @@ from scipy.stats import spearmanr, ttest_rel
 
 from gwsmm.evidence.testing import holm, keeps
 from gwsmm.metrics import METRICS, score
-from gwsmm.report import figures
+from gwsmm.report import details, figures, performance
 from gwsmm.report.table import Table, latex, markdown
 from gwsmm.study.agreement import agreements, label_agreements
 from gwsmm.study.conditions import axes, conditions
@@ -149,7 +149,8 @@ def write_run(
     }
     (folder / "run.json").write_text(json.dumps(about))
     stages = {"distances": [f"{seed:032x}".replace("0", "d")]}
-    (folder / "keys.json").write_text(json.dumps({"items": {}, "stages": stages}))
+    digests = {name: f"{seed}{at}".rjust(64, "e") for at, name in enumerate(items)}
+    (folder / "keys.json").write_text(json.dumps({"items": digests, "stages": stages}))
     write_distances(folder, seed, items)
     if pairs:
         write_attempts(folder, seed, results, items)
@@ -404,6 +405,23 @@ def test_another_encoder_is_one_axis_however_many_settings_it_brings(tmp_path):
     assert list(axes(conditions(read_runs(runs)))) == ["encoder"]
 
 
+def test_ablations_start_from_the_condition_from_which_most_others_differ_in_one_setting(tmp_path):
+    runs = [
+        write_run(
+            tmp_path / f"{merge}_{heads}",
+            overrides=[f"merge={merge}", f"heads={heads}"],
+            config={"merge": {"_target_": merge}, "heads": {"_target_": heads}},
+        )
+        for merge, heads in (("average", "refit"), ("ties", "refit"), ("ties", "keep"))
+    ]
+    found = conditions(read_runs(runs))
+    first, centre, last = found
+    assert axes(found) == {"merge": [centre, first], "heads": [centre, last]}
+    assert axes(found[1:]) == {"heads": [centre, last]}  # of equally many, the first given
+    note = (reported(tmp_path / "out", *runs) / "tables" / "ablations.md").read_text()
+    assert f"What differs from the run “{centre.name}” in one setting alone" in note
+
+
 def drawn(draw, found) -> Axes:
     axes = Figure().add_subplot()
     draw(axes, found)
@@ -485,6 +503,40 @@ def test_every_run_has_the_keys_of_its_distances(several):
     assert table["stability"].isna().all()  # there are no half-samples
 
 
+def test_every_run_is_told_by_a_path_that_no_other_has_and_that_tells_of_nobodys_home(tmp_path):
+    runs = [
+        write_run(tmp_path / "runs" / name, overrides=[f"merge.n={n}"], config={"merge": {"n": n}})
+        for n, name in enumerate(("a/0", "a/1", "b/0"))
+    ]
+    for where, paths in (
+        (tmp_path / "out", ["a/0", "a/1", "b/0"]),
+        (tmp_path / "runs", ["a/0", "a/1", "b/0"]),
+        (tmp_path, ["runs/a/0", "runs/a/1", "runs/b/0"]),
+    ):
+        out = reported(where, *runs)
+        assert list(dict.fromkeys(read(out, "sources")["folder"])) == paths
+        assert read(out, "keys")["folder"].tolist() == paths
+        page = (out / "report.html").read_text()
+        assert re.findall(r"<li>(\S+): <code>", page) == paths
+        assert str(tmp_path) not in page
+    own = reported(runs[0], runs[0])
+    assert read(own, "keys")["folder"].astype(str).tolist() == ["0"]
+
+
+def test_every_row_of_sources_says_what_the_item_was(several):
+    for row in read(several / "out", "sources").to_dict("records"):
+        digests = json.loads((several / row["folder"] / "keys.json").read_text())["items"]
+        assert row["item's digest"] == digests[row["item"]]
+
+
+def test_a_run_of_which_only_the_evidence_counts_has_its_keys(tmp_path):
+    plain = write_run(tmp_path / "plain")
+    tried = write_run(tmp_path / "tried", pairs=True, config={"evidence": EVIDENCE})
+    out = reported(tmp_path / "out", plain, tried)
+    assert read(out, "keys")["folder"].tolist() == ["plain", "tried"]
+    assert set(read(out, "sources")["folder"]) == {"plain"}
+
+
 def test_the_tests_are_those_of_scipy_on_the_means_over_the_seeds(several):
     table, sources = read(several / "out", "tests"), read(several / "out", "sources")
 
@@ -514,15 +566,47 @@ def test_what_is_best_is_marked_and_what_keeps_enough_has_a_dagger(several, tmp_
     assert "†" in next(line for line in text.splitlines() if "merged" in line)
 
 
+def test_the_best_of_every_comparison_is_marked_and_what_is_compared_with_nothing_is_not(several):
+    runs = read_runs([several / name for name in ("ties0", "worse0")])
+    found = conditions(runs)
+    items = details.items(found)
+    for heading in HEADINGS:
+        each = items.frame.groupby("item")[column := f"merged {heading}"]
+        best = items.frame.index[items.frame[column] == each.transform("max")]
+        assert items.best[column] == {*best}
+        assert len(items.frame) > len(best) >= len(ITEMS)
+    table = performance.performance(found)
+    parts = table.frame[table.frame["model"] == "merged"].groupby("scope")
+    for heading in (*HEADINGS, "micro F1 kept"):
+        assert table.best[heading] == {*parts[heading].idxmax()}
+    ablations = details.ablations(found)
+    assert ablations.best["micro F1 kept"] == {ablations.frame["micro F1 kept"].idxmax()}
+    for one in (details.items, performance.performance, details.efficiency):
+        assert not any(one(found[:1]).best.values())
+
+
+def test_the_smallest_storage_is_best(tmp_path):
+    runs = [
+        write_run(tmp_path / n, overrides=[f"merge={n}"], config={"merge": {"_target_": n}})
+        for n in "ab"
+    ]
+    content = json.loads((runs[1] / "results.json").read_text())
+    content["storage"] |= {"encoders_after": 4, "passes_after": 4, "bytes_after": 4_000_000}
+    (runs[1] / "results.json").write_text(json.dumps(content))
+    table = details.efficiency(conditions(read_runs(runs)))
+    assert table.frame.loc[3, ["model", "MB"]].tolist() == ["merged", 4]
+    assert table.best == {name: {3} for name in ("encoders", "passes", "MB", "times less")}
+
+
 def test_equal_runs_are_equally_good(tmp_path):
     runs = [
         write_run(tmp_path / f"run{n}", overrides=[f"merge.n={n}"], config={"merge": {"n": n}})
         for n in (1, 2)
     ]
-    for table in ("performance", "ablations"):
+    for table, rows in (("performance", 4), ("ablations", 2)):  # over all, and over merged items
         text = (reported(tmp_path / "out", *runs) / "tables" / f"{table}.md").read_text()
         lines = [line for line in text.splitlines() if "merge.n" in line and "| ma" not in line]
-        assert len([line for line in lines if "**" in line]) == 2, text
+        assert len([line for line in lines if "**" in line]) == rows, text
 
 
 def test_what_seeds_differ_in_is_a_mean(tmp_path):
@@ -551,6 +635,22 @@ def test_a_change_that_is_none_has_an_interval_of_none(several):
     assert own[["change of micro F1 low", "change of micro F1 high"]].tolist() == [0, 0]
     lost = table.loc[("merge.scale=9", "apples")]
     assert lost["change of micro F1 low"] < lost["change of micro F1"] < 0
+
+
+def test_every_item_has_every_metric_and_its_change(several):
+    table = read(several / "out", "items")
+    table = table[table["run"] == "default"].set_index("item")
+    found = conditions(read_runs([several / "ties0", several / "ties1"]))[0]
+    for metric, heading in zip(METRICS, HEADINGS, strict=True):
+        for model in ("majority", "individual", "merged"):
+            assert table[f"{model} {heading}"].tolist() == pytest.approx(
+                found.scores(model, metric)
+            )
+        change = table[f"change of {heading}"]
+        of = table[f"merged {heading}"] - table[f"individual {heading}"]
+        assert change.tolist() == pytest.approx(of.tolist(), abs=1e-6)
+        assert (table[f"change of {heading} low"] <= change).all()
+        assert (change <= table[f"change of {heading} high"]).all()
 
 
 def test_a_signal_that_says_the_loss_predicts_it_and_the_best_plan_stands_above_all(several):

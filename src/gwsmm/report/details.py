@@ -1,12 +1,13 @@
 """Tables that the paper leaves out: every item, tests, ablations, costs, and the sources."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pandas as pd
 
 from gwsmm.metrics import METRICS
 from gwsmm.report.performance import HEADINGS, KEPT, MEGABYTE
-from gwsmm.report.table import Row, Table, named, spread
+from gwsmm.report.table import Row, Table, best_of, named, spread
 from gwsmm.results import MODELS
 from gwsmm.study.conditions import Condition, axes
 from gwsmm.study.estimates import compared, item_change, mean_over_items, share_kept
@@ -23,16 +24,18 @@ def items(conditions: Sequence[Condition]) -> Table:
                 "item": name,
                 "group": plan.groups.index(plan.group_of(name)) + 1,
             }
-            for metric in ("micro_f1", "macro_f1"):
+            for metric, heading in HEADINGS.items():
                 for model in MODELS:
-                    row[f"{model} {HEADINGS[metric]}"] = float(condition.scores(model, metric)[at])
-            change = item_change(condition.runs, name, "micro_f1")
-            rows.append(row | spread("change of micro F1", change))
+                    row[f"{model} {heading}"] = float(condition.scores(model, metric)[at])
+                row |= spread(f"change of {heading}", item_change(condition.runs, name, metric))
+            rows.append(row)
     note = (
         "Means over the seeds; the group is that of the first. In brackets the 95 % interval of "
         "merged − individual, responses drawn with replacement, the same for both."
     )
-    return Table("items", "Every item", note, named(rows), {}, {})
+    frame = named(rows)
+    best = best_of(frame, "item", [f"merged {heading}" for heading in HEADINGS.values()])
+    return Table("items", "Every item", note, frame, best, {})
 
 
 def tests(conditions: Sequence[Condition]) -> Table:
@@ -74,7 +77,10 @@ def tests(conditions: Sequence[Condition]) -> Table:
 
 
 def ablations(conditions: Sequence[Condition]) -> Table | None:
-    """One setting against the metrics, the others as in the first condition; None: none varies."""
+    """One setting against the metrics, the others as in a base; None: none varies."""
+    slices = axes(conditions)
+    if not slices:
+        return None
     rows = [
         {
             "setting": axis,
@@ -90,18 +96,14 @@ def ablations(conditions: Sequence[Condition]) -> Table | None:
             },
             **spread(KEPT, share_kept(condition, "micro_f1")),
         }
-        for axis, along in axes(conditions).items()
+        for axis, along in slices.items()
         for condition in along
     ]
-    if not rows:
-        return None
     frame = pd.DataFrame(rows)
-    best = {
-        name: frozenset(frame.index[frame[name] == frame.groupby("setting")[name].transform("max")])
-        for name in HEADINGS.values()
-    }
+    best = best_of(frame, "setting", (*HEADINGS.values(), KEPT))
+    base, *_ = next(iter(slices.values()))
     note = (
-        f"What differs from the run “{conditions[0].name}” in one setting alone; in brackets the "
+        f"What differs from the run “{base.name}” in one setting alone; in brackets the "
         "95 % interval, items drawn with replacement."
     )
     return Table("ablations", "Ablations", note, frame, best, {})
@@ -129,7 +131,11 @@ def efficiency(conditions: Sequence[Condition]) -> Table:
         "Bytes of the files that are kept; passes of a batch that holds every item; rows per "
         "second and memory of a process that scores one item, as measured when it was evaluated."
     )
-    return Table("efficiency", "Efficiency", note, named(rows), {}, {})
+    frame = named(rows)
+    merged = frame[frame["model"] == "merged"]
+    # how fast and how large a process was depends on what else ran then
+    best = best_of(merged, "model", ["times less"], ["encoders", "passes", "MB"])
+    return Table("efficiency", "Efficiency", note, frame, best, {})
 
 
 def _speed(costs: Sequence[Mapping[str, float]]) -> Row:
@@ -140,16 +146,22 @@ def _speed(costs: Sequence[Mapping[str, float]]) -> Row:
     }
 
 
-def sources(conditions: Sequence[Condition]) -> Table:
-    """What every cell is made of: one row per run, item and model, with its key in the store."""
+def sources(conditions: Sequence[Condition], paths: Mapping[Path, str]) -> Table:
+    """What every cell is made of: one row per run, item and model, with its key in the store.
+
+    Args:
+        conditions: what is reported.
+        paths: of the runs' folders, as they are told.
+    """
     rows = [
         {
             "run": condition.name,
             "seed": run.seed,
-            "folder": run.folder.name,
+            "folder": paths[run.folder],
             "item": item["name"],
             "model": model,
             "evaluation": made.get(model, ""),
+            "item's digest": run.digests.get(item["name"]),
             **{HEADINGS[name]: item["scores"][model][name] for name in METRICS},
             "responses": item["scores"][model]["responses"],
         }
@@ -158,21 +170,29 @@ def sources(conditions: Sequence[Condition]) -> Table:
         for item, made in zip(run.results["items"], run.about["evaluations"], strict=True)
         for model in MODELS
     ]
-    note = "Every score with the run it is of and the key of its evaluation in the store."
+    note = (
+        "Every score with the run it is of, the key of its evaluation in the store, and the digest "
+        "of the item's content, of which alone majority labels and the table “Items” are made."
+    )
     return Table("sources", "Sources", note, named(rows), {}, {})
 
 
-def keys(conditions: Sequence[Condition]) -> Table:
-    """What the figures that are no scores are made of: one row per run, with keys in the store."""
+def keys(conditions: Sequence[Condition], paths: Mapping[Path, str]) -> Table:
+    """What the figures that are no scores are made of: one row per run, with keys in the store.
+
+    Args:
+        conditions: what is reported.
+        paths: of the runs' folders, as they are told.
+    """
     rows = [
         {
             "run": condition.name,
             "seed": run.seed,
-            "folder": run.folder.name,
+            "folder": paths[run.folder],
             **{stage: " ".join(run.keys(stage)) or None for stage in ("distances", "stability")},
         }
         for condition in conditions
-        for run in condition.runs
+        for run in condition.all_runs
     ]
     note = (
         "By run and seed the keys in the store of its distances and of those from half-samples; "

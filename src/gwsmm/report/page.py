@@ -1,9 +1,10 @@
 """`report.html`: one page that needs nothing but itself."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
+from pathlib import Path
 from typing import TypeVar
 
 import yaml
@@ -42,6 +43,7 @@ def page(
     tables: Sequence[Table],
     evidence: tuple[Sequence[Prediction], Sequence[Place]],
     notes: Sequence[str],
+    paths: Mapping[Path, str],
 ) -> str:
     """The page. Names of items and labels, and whatever else runs hold, stand in it as text.
 
@@ -51,6 +53,7 @@ def page(
         tables: in their order.
         evidence: what predicts the loss, and where the plans stand among random ones.
         notes: that stand above everything.
+        paths: of the runs' folders, as they are told.
     """
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -80,9 +83,9 @@ def page(
             for c in conditions
         ],
         overrides=[
-            (run.folder.name, " ".join(run.about["overrides"]))
+            (paths[run.folder], " ".join(run.about["overrides"]))
             for c in conditions
-            for run in c.runs
+            for run in c.all_runs
         ],
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from gwsmm.metrics import METRICS
-from gwsmm.report.table import Row, Table, named, spread
+from gwsmm.report.table import Row, Table, best_of, named, spread
 from gwsmm.results import MODELS
 from gwsmm.study.conditions import Condition
 from gwsmm.study.estimates import (
@@ -28,7 +28,7 @@ HEADINGS = {
 }
 KEPT = "micro F1 kept"
 PUBLISHED = Path(__file__).parent / "published.json"
-_ALL = "all items"
+_ALL, _MERGED = "all items", "merged items only"
 MEGABYTE = 1e6
 
 
@@ -87,12 +87,9 @@ def performance(conditions: Sequence[Condition]) -> Table:
     record = _record()
     rows = [*every, *(_published(record) if published else []), *merged_only]
     frame = named(rows).astype({"encoders": float, "seeds": "Int64"})
-    merged = frame[(frame["model"] == "merged") & (frame["scope"] == _ALL)].index
-    best = {
-        name: frozenset(at for at in merged if frame[name][at] == frame.loc[merged, name].max())
-        for name in (*HEADINGS.values(), KEPT)
-        if len(merged) > 1
-    }
+    own = frame["scope"].isin([_ALL, _MERGED])
+    merged = frame[own & (frame["model"] == "merged")]
+    best = best_of(merged, "scope", (*HEADINGS.values(), KEPT))
     first = conditions[0].runs
     note = (
         f"Means over {len(conditions[0].names)} items, weighted by their test responses"
@@ -100,7 +97,9 @@ def performance(conditions: Sequence[Condition]) -> Table:
         + "; in brackets the 95 % interval, items drawn with replacement. † keeps at least 99 % of "
         "the individual score (one-sided t-test over items, Holm over both F1, p < 0.05); in the "
         "test every item counts the same, as in the paper's, so that it can differ from what the "
-        "weighted means say." + (f" {record['note']}" if published else "")
+        "weighted means say."
+        + (" The items that are merged are each run's own." if len(conditions) > 1 else "")
+        + (f" {record['note']}" if published else "")
     )
     marks = {**_enough(conditions, frame), **(_better(record, frame) if published else {})}
     return Table("performance", "Performance", note, frame, best, marks)
@@ -122,7 +121,7 @@ def _performance(condition: Condition, model: str, scope: str) -> Row:
     whole = scope == "overall"
     when = {"individual": "before", "merged": "after"}.get(model)
     row: Row = {
-        "scope": _ALL if whole else "merged items only",
+        "scope": _ALL if whole else _MERGED,
         "run": condition.name,
         "model": model,
         "seeds": len(condition.runs),

@@ -25,7 +25,7 @@ from gwsmm.results import (
 )
 from gwsmm.study.conditions import Condition
 from gwsmm.study.prediction import LOSSES, Prediction, places, predictions
-from gwsmm.study.reading import RunFolder
+from gwsmm.study.reading import RunFolder, paths_from
 from gwsmm.study.stability import plan_stability
 
 SYNTHETIC = "The responses of these items are synthetic: generated, not written by students."
@@ -70,6 +70,7 @@ def write_report(
     signals = predictions(conditions)
     stands = places(conditions)
     stable = [plan_stability(condition) for condition in conditions]
+    paths = paths_from(folder, [run.folder for c in conditions for run in c.all_runs])
     made = [
         performance.data(conditions),
         performance.plans(conditions),
@@ -85,8 +86,8 @@ def write_report(
         evidence.agreement(conditions),
         evidence.labels(conditions),
         evidence.groups(conditions),
-        details.sources(conditions),
-        details.keys(conditions),
+        details.sources(conditions, paths),
+        details.keys(conditions, paths),
     ]
     tables = [table for table in made if table is not None]
     notes = _notes(conditions)
@@ -96,7 +97,7 @@ def write_report(
     if pictures:
         _draw(folder, conditions, signals)
     if page:
-        shown = paged(_title(first), conditions, tables, (signals, stands), notes)
+        shown = paged(_title(first), conditions, tables, (signals, stands), notes, paths)
         (folder / _PAGE).write_text(shown, encoding="utf-8")
     return {table.name: table.frame for table in tables}
 

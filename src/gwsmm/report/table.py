@@ -90,6 +90,26 @@ def named(rows: Sequence[Row]) -> pd.DataFrame:
     return frame.drop(columns="run") if (frame["run"] == "").all() else frame
 
 
+def best_of(
+    frame: pd.DataFrame, within: str, highest: Sequence[str], lowest: Sequence[str] = ()
+) -> dict[str, frozenset[int]]:
+    """The best of each column among the rows that have the same in another one.
+
+    A row that is compared with none is not the best of anything.
+
+    Args:
+        frame: some or all rows of a table.
+        within: the column that says what is compared.
+        highest: columns of which more is better.
+        lowest: of which less is.
+    """
+    compared = frame[frame.groupby(within)[within].transform("size") > 1]
+    groups = compared.groupby(within)
+    tops = {name: groups[name].transform("max") for name in highest}
+    tops |= {name: groups[name].transform("min") for name in lowest}
+    return {name: frozenset(compared.index[compared[name] == top]) for name, top in tops.items()}
+
+
 def cell(column: str, value: object) -> str:
     """A value as a table shows it: a dash where there is none, a share as per cent."""
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):

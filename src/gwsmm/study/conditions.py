@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from gwsmm.study.reading import RunFolder
+from gwsmm.study.reading import RunFolder, endings
 from gwsmm.types import InputError
 
 Numbers = NDArray[np.float64]
@@ -35,6 +35,11 @@ class Condition:
     settings: Settings
     runs: tuple[RunFolder, ...]
     tried: tuple[RunFolder, ...]
+
+    @property
+    def all_runs(self) -> tuple[RunFolder, ...]:
+        """Every run that some figure is of, by seed."""
+        return firsts([*self.runs, *self.tried], id)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -188,39 +193,38 @@ def _names(groups: Sequence[Sequence[RunFolder]], but: Collection[str]) -> list[
         # the name of an experiment says less than what it varies
         said = [o for o in apart if not o.startswith("experiment=")] or apart
         own.append(" ".join(said) or "default")
-    folders = [group[0].folder.resolve().parts for group in groups]
-
-    def named(last: int) -> list[str]:
-        return [
-            name if own.count(name) == 1 else f"{name} ({'/'.join(parts[-last:])})"
-            for name, parts in zip(own, folders, strict=True)
-        ]
-
-    # Jobs of two multiruns are both called 0; no two runs have all parts of their path in common.
-    every = (named(last) for last in range(1, 1 + max(map(len, folders))))
-    return next(names for names in every if len({*names}) == len(names))
+    at = [group[0].folder for group, name in zip(groups, own, strict=True) if own.count(name) > 1]
+    ends = iter(endings(at))
+    return [name if own.count(name) == 1 else f"{name} ({next(ends)})" for name in own]
 
 
 def axes(found: Sequence[Condition]) -> dict[str, list[Condition]]:
-    """The ablations: per setting, the first condition and those that differ from it in it alone.
+    """The ablations: per setting, a base and the conditions that differ from it in it alone.
 
-    A choice, of a strategy or of an encoder, brings its own settings along: they count as one axis.
+    The base of all is the condition from which most others differ in one setting; of several such,
+    the first. A choice, of a strategy or of an encoder, brings its own settings along: they count
+    as one axis.
     """
-    first, slices = found[0], dict[str, list[Condition]]()
-    for other in found[1:]:
+    every = (_axes(base, found) for base in found)
+    return max(every, key=lambda slices: sum(len(along) - 1 for along in slices.values()))
+
+
+def _axes(base: Condition, found: Sequence[Condition]) -> dict[str, list[Condition]]:
+    slices: dict[str, list[Condition]] = {}
+    for other in found:
         changed = {
-            _axis(name, first, other)
-            for name in first.settings.keys() | other.settings.keys()
-            if first.settings.get(name) != other.settings.get(name)
+            _axis(name, base, other)
+            for name in base.settings.keys() | other.settings.keys()
+            if base.settings.get(name) != other.settings.get(name)
         }
         if len(changed) == 1:
-            slices.setdefault(changed.pop(), [first]).append(other)
+            slices.setdefault(changed.pop(), [base]).append(other)
     return slices
 
 
-def _axis(name: str, first: Condition, other: Condition) -> str:
+def _axis(name: str, base: Condition, other: Condition) -> str:
     choice = name.split(".")[0]
     target = f"{choice}._target_"
-    made = [each.settings.get(target) for each in (first, other)]
-    asked = [_asked(each.runs[0]).get(choice) for each in (first, other)]
+    made = [each.settings.get(target) for each in (base, other)]
+    asked = [_asked(each.runs[0]).get(choice) for each in (base, other)]
     return choice if made[0] != made[1] or asked[0] != asked[1] else name

@@ -158,6 +158,14 @@ class RunFolder:
             },
         )
 
+    @cached_property
+    def digests(self) -> Mapping[str, str]:
+        """Of the items' content, by name."""
+        return _read(
+            self.folder / "keys.json",
+            lambda text: {str(name): str(own) for name, own in json.loads(text)["items"].items()},
+        )
+
     def _square(self, text: str) -> tuple[str, NDArray[np.float64]]:
         """The quantity and the values of `distances.csv`."""
         table = _table(text, [0])
@@ -290,6 +298,26 @@ def _check(kind: Any, content: object, path: Path) -> None:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise InputError(f"{path}: {where}: {first['msg']}: {_NO_RUN}") from error
+
+
+def endings(folders: Sequence[Path]) -> list[str]:
+    """The ends of these paths: of each so many parts that no two folders have the same.
+
+    Jobs of two multiruns are both called 0.
+    """
+    parts = {folder: folder.resolve().parts for folder in folders}
+    alike, last = len({*parts.values()}), 1
+    while len({own[-last:] for own in parts.values()}) < alike:
+        last += 1
+    return ["/".join(parts[folder][-last:]) for folder in folders]
+
+
+def paths_from(report: Path, folders: Sequence[Path]) -> dict[Path, str]:
+    """Where folders are, seen from that of a report; where not all are below it, their ends."""
+    here = report.resolve()
+    if all(here in folder.resolve().parents for folder in folders):
+        return {each: each.resolve().relative_to(here).as_posix() for each in folders}
+    return dict(zip(folders, endings(folders), strict=True))
 
 
 def read_runs(folders: Iterable[Path]) -> list[RunFolder]:
