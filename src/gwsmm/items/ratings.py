@@ -116,8 +116,8 @@ def _text(row: Row, column: str) -> str:
     cell = row.cells[column]
     if not isinstance(cell, str):
         raise InputError(
-            f"{row.where}, column {show([column])} holds a {type(cell).__name__} and not a text: "
-            "name the column of the responses, or write them as texts"
+            f"{row.where}, column {show([column])}: a value of type {type(cell).__name__} is no "
+            "text: name the column of the responses, or write them as texts"
         )
     if NO_TEXT.search(cell):
         raise InputError(

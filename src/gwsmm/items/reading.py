@@ -66,7 +66,7 @@ def _json_object(path: Path, line: int, content: str) -> dict[str, Cell]:
             f"{path} line {line} repeats a name, nests too deeply or holds a huge number: {remedy}"
         ) from error
     if not isinstance(found, dict):
-        raise InputError(f"{path} line {line} holds a {type(found).__name__}: {remedy}")
+        raise InputError(f"{path} line {line} is of type {type(found).__name__}: {remedy}")
     return found
 
 
