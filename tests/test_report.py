@@ -1117,35 +1117,37 @@ LIGHT, DARK = (
 MEASURE = """<!DOCTYPE html><body><script>
 addEventListener("load", () => {
   const said = [];
-  for (const width of [1280, 390]) {
+  for (const width of WIDTHS) {
     const frame = document.createElement("iframe");
     frame.style.width = width + "px"; frame.style.border = "0";
     frame.srcdoc = PAGE; document.body.append(frame);
     frame.onload = () => {
       const inner = frame.contentDocument, root = inner.documentElement;
       const small = [...inner.querySelectorAll("svg")].map(s => s.getBoundingClientRect().width);
+      const tables = [...inner.querySelectorAll("table")].map(t => t.getBoundingClientRect().right);
       const style = getComputedStyle(inner.body);
       said.push({width, scroll: root.scrollWidth, svg: Math.min(...small), pictures: small.length,
-                 ink: style.color, paper: style.backgroundColor});
-      if (said.length == 2) document.body.innerHTML = "<pre>" + JSON.stringify(said) + "</pre>";
+                 ink: style.color, paper: style.backgroundColor, tables: Math.max(...tables),
+                 settings: inner.querySelector("pre").checkVisibility()});
+      if (said.length < WIDTHS.length) return;
+      document.body.innerHTML = "<pre>" + JSON.stringify(said) + "</pre>";
     };
   }
 });
 </script>"""
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here to show the page")
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_the_page_fits_a_desk_and_a_phone_in_light_and_dark(several, tmp_path, dark):
-    text = (several / "out" / "report.html").read_text()
+def shown(text: str, folder: Path, widths: Sequence[int], *, dark: bool = False) -> list[dict]:
+    """What Chromium makes of a page in frames of these widths, in pixels."""
     # the policy that forbids scripts is the page's own; here a script has to measure it
     text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)
-    harness = tmp_path / "harness.html"
-    harness.write_text(MEASURE.replace("PAGE", json.dumps(text).replace("</", "<\\/")))
+    harness = folder / "harness.html"
+    page = json.dumps(text).replace("</", "<\\/")
+    harness.write_text(MEASURE.replace("WIDTHS", json.dumps(widths)).replace("PAGE", page))
     done = subprocess.run(
         [
             CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu",
-            f"--user-data-dir={tmp_path}/profile",
+            f"--user-data-dir={folder}/profile",
             f"--blink-settings=preferredColorScheme={0 if dark else 1}",
             "--virtual-time-budget=20000",
             "--dump-dom", harness.as_uri(),
@@ -1153,9 +1155,40 @@ def test_the_page_fits_a_desk_and_a_phone_in_light_and_dark(several, tmp_path, d
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     said = json.loads(re.search(r"<pre>(.*)</pre>", done.stdout)[1])
-    assert {each["width"] for each in said} == {1280, 390}
-    for each in said:
+    assert {each["width"] for each in said} == {*widths}
+    return said
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here to show the page")
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_the_page_fits_a_desk_and_a_phone_in_light_and_dark(several, tmp_path, dark):
+    text = (several / "out" / "report.html").read_text()
+    for each in shown(text, tmp_path, [1280, 390], dark=dark):
         assert each["scroll"] <= each["width"], each  # nothing but its own boxes scrolls sideways
         assert each["svg"] >= 350
         assert each["pictures"] > 5
         assert (each["ink"], each["paper"]) == (DARK if dark else LIGHT)
+        assert not each["settings"]  # are folded
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here to show the page")
+def test_what_is_printed_is_no_wider_than_the_page_and_nothing_is_folded(tmp_path):
+    items = [f"an_item_whose_name_is_long_{letter}" for letter in "abcdef"]
+    runs = [
+        write_run(
+            tmp_path / f"{n}",
+            pairs=True,
+            items=items,
+            plan=[items[:2], *([item] for item in items[2:])],
+            overrides=[f"merge=a_strategy_whose_name_is_long_{n}"],
+            config={"merge": {"_target_": f"strategy_{n}"}},
+        )
+        for n in range(3)
+    ]
+    text = (reported(tmp_path / "out", *runs) / "report.html").read_text()
+    assert re.search(r"@page \{ size: landscape; margin: 1cm; \}", text)
+    letter = 11 * 96 - 2 * 38  # pixels between the margins; A4 is wider
+    (found,) = shown(text.replace("@media print", "@media all"), tmp_path, [letter])
+    assert 0 < found["tables"] <= letter
+    assert found["scroll"] <= letter
+    assert found["settings"]
