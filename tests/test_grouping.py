@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gwsmm.grouping.linkage import Linkage, into
-from gwsmm.grouping.partitions import count, every, sizes_of
+from gwsmm.grouping.partitions import count, every, fit, sizes_of
 from gwsmm.grouping.partitions import drawn as draw
 from gwsmm.grouping.record import read_record
 from gwsmm.grouping.recorded import Recorded
@@ -274,17 +274,67 @@ def test_a_limit_that_does_not_bind_changes_nothing(method, seed, limit):
     assert max(map(len, planned(limited, which).groups)) <= limit
 
 
-def test_groups_that_cannot_be_so_few_are_refused_before_or_while_joining():
+def test_groups_that_cannot_be_so_few_are_refused():
     with pytest.raises(InputError, match=r"^grouping.largest=2: 4 encoders for 9 items need .* 3"):
         Linkage(**FIELDS | {"encoders": 4, "largest": 2}).check(items_of(NAMES))
-    two_twos = distances(np.ones((4, 4)) - np.eye(4) - 0.5 * np.kron(np.eye(2), [[0, 1], [1, 0]]))
-    twos = Linkage(**FIELDS | {"encoders": 2, "largest": 3})
-    assert planned(twos, two_twos).groups == (NAMES[:2], NAMES[2:4])
-    three_twos = distances(
-        np.ones((6, 6)) - np.eye(6) - 0.5 * np.kron(np.eye(3), [[0, 1], [1, 0]]), NAMES
-    )
-    with pytest.raises(InputError, match=r"^grouping.largest=3: .* 3 groups .* joined to 2"):
-        planned(twos, three_twos)
+
+
+def test_two_groups_are_not_joined_where_the_rest_could_not_become_few_enough():
+    def twos(count):
+        near = 0.5 * np.kron(np.eye(count), [[0, 1], [1, 0]])
+        return distances(np.ones(near.shape) - np.eye(2 * count) - near)
+
+    trios = Linkage(**FIELDS | {"encoders": 2, "largest": 3})
+    assert planned(trios, twos(2)).groups == (NAMES[:2], NAMES[2:4])
+    groups = planned(trios, twos(3)).groups  # not into the three nearest pairs
+    assert sorted(map(len, groups)) == [3, 3]
+    assert NAMES[:2] == groups[0][:2]
+
+
+def joined_greedily(which, encoders, largest):
+    """The groups of average linkage up to a size; None where they cannot be joined to so few."""
+    groups = [(name,) for name in which.names]
+    at = which.names.index
+
+    def apart(pair):
+        return np.mean([which.values[at(a), at(b)] for a in pair[0] for b in pair[1]])
+
+    while len(groups) > encoders:
+        pairs = [pair for pair in combinations(groups, 2) if sum(map(len, pair)) <= largest]
+        if not pairs:
+            return None
+        one, other = min(pairs, key=apart)
+        groups = [each for each in groups if each not in (one, other)] + [one + other]
+    return {frozenset(group) for group in groups}
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(data=st.data(), seed=st.integers(0, 10_000), n=st.integers(2, 9))
+@pytest.mark.parametrize("method", ["average", "single", "complete", "ward"])
+def test_so_few_groups_of_a_largest_size_are_found_wherever_there_are_any(method, data, seed, n):
+    encoders = data.draw(st.integers(1, n))
+    largest = data.draw(st.integers(max(2, -(-n // encoders)), max(2, n)))
+    points = np.random.default_rng(seed).normal(size=(n, 2))  # Ward needs points
+    which = distances(np.linalg.norm(points[:, None] - points, axis=-1))
+    rule = Linkage(**FIELDS | {"method": method, "encoders": encoders, "largest": largest})
+    rule.check(items_of(which.names))
+    groups = planned(rule, which).groups
+    assert len(groups) == encoders
+    assert max(map(len, groups)) <= largest
+    if method == "average" and (greedy := joined_greedily(which, encoders, largest)):
+        assert {frozenset(group) for group in groups} == greedy
+
+
+SIZES = st.lists(st.integers(1, 5), min_size=1, max_size=5)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(sizes=SIZES, rooms=SIZES)
+def test_groups_fit_into_rooms_where_some_way_to_put_them_does(sizes, rooms):
+    ways = product(range(len(rooms)), repeat=len(sizes))
+    put = (np.bincount(way, weights=sizes, minlength=len(rooms)) for way in ways)
+    some = any((filled <= rooms).all() for filled in put)
+    assert fit(tuple(sorted(sizes, reverse=True)), tuple(sorted(rooms))) == some
 
 
 @pytest.mark.parametrize(("share", "groups"), [(1.0, 9), (0.5, 4), (1 / 3, 3), (0.112, 1)])

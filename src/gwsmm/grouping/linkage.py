@@ -1,8 +1,9 @@
 """Hierarchical clustering of the items by their distances."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, permutations
 from typing import Annotated, Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from gwsmm.grouping.candidates import Candidates
+from gwsmm.grouping.partitions import fit
 from gwsmm.types import STRICT, Distances, InputError, Item, Plan, partition
 
 Method = Literal["average", "single", "complete", "ward"]
@@ -27,10 +29,12 @@ class Linkage:
         encoders: exactly this many groups remain.
         threshold: groups are merged up to this dissimilarity, in [0, 1] of the largest distance;
             of `ward`, whose heights grow with the groups, as scipy has it.
-        storage: as many groups remain as fit into this share of the individual encoders' bytes.
-            Exactly one of `encoders`, `threshold` and `storage` is given.
-        largest: no group is joined beyond so many items, e.g. 2 for pairs, 3 for trios at most;
-            None: no limit.
+        storage: this share of the encoders remains, rounded down. All count as equally large, and
+            what items keep apart (private parts, heads) is not counted, so that the share of bytes
+            is another one, which the results say. Exactly one of `encoders`, `threshold` and
+            `storage` is given.
+        largest: no group is joined beyond so many items, e.g. 2 for pairs, 3 for trios at most,
+            nor so that the others could not become few enough; None: no limit.
 
     Source: the merge-plan function of the authors' `gw_distance_AIED.ipynb`; scipy.
     """
@@ -108,8 +112,7 @@ def cut(
         source: what the plan says of its origin.
 
     Raises:
-        InputError: Ward's method is asked for where it is not defined, or groups of the largest
-            size that is allowed cannot be joined to so few.
+        InputError: Ward's method is asked for where it is not defined.
     """
     if len(names) == 1:
         return partition([names], names, source)
@@ -154,23 +157,33 @@ def _scipys_groups(dissimilarity: NDArray[np.float64], rule: Linkage) -> list[li
 def _limited_groups(
     dissimilarity: NDArray[np.float64], rule: Linkage, largest: int
 ) -> list[list[int]]:
-    """Join the two nearest groups that may be joined, as scipy does where there is no limit."""
+    """Join the two nearest groups that may be joined, as scipy does where there is no limit.
+
+    Two may be joined if so few groups as are wanted can still be made of what is there then.
+    """
     groups = [[i] for i in range(len(dissimilarity))]
-    wanted = rule.groups_of(len(dissimilarity)) or 1
+    wanted = rule.groups_of(len(groups))
+    rooms = (largest,) * (wanted or len(groups))
     between = _BETWEEN[rule.method]
-    while len(groups) > wanted:
-        pairs = [(a, b) for a, b in combinations(groups, 2) if len(a) + len(b) <= largest]
+    while len(groups) > (wanted or 1):
+        allowed = _joinable([len(group) for group in groups], rooms)
+        pairs = [(a, b) for a, b in combinations(groups, 2) if (len(a), len(b)) in allowed]
         apart = [between(dissimilarity, *pair) for pair in pairs]
         if rule.threshold is not None and (not pairs or min(apart) > rule.threshold):
             break
-        if not pairs:
-            raise InputError(
-                f"grouping.largest={largest}: joined from the nearest on, {len(groups)} groups "
-                f"remain that cannot be joined to {wanted}: give more encoders, or a larger limit"
-            )
         one, other = pairs[int(np.argmin(apart))]
         groups = [group for group in groups if group not in (one, other)] + [[*one, *other]]
     return groups
+
+
+def _joinable(sizes: Sequence[int], rooms: tuple[int, ...]) -> set[tuple[int, int]]:
+    """Of groups of these sizes, those of any two whose union leaves all fitting into the rooms."""
+    found = set()
+    for one, other in {*permutations(sizes, 2)}:
+        left = Counter(sizes) - Counter([one, other]) + Counter([one + other])
+        if fit(tuple(sorted(left.elements(), reverse=True)), rooms):
+            found.add((one, other))
+    return found
 
 
 def _ward(d: NDArray[np.float64], a: list[int], b: list[int]) -> float:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import combinations
 from math import factorial, prod
 
@@ -36,6 +37,29 @@ def every(names: Sequence[str], sizes: Sequence[int]) -> Iterator[Groups]:
             remaining = [name for name in rest if name not in others]
             for groups in every(remaining, left):
                 yield ((first, *others), *groups)
+
+
+@lru_cache(maxsize=1 << 16)
+def fit(sizes: tuple[int, ...], rooms: tuple[int, ...]) -> bool:
+    """Whether groups can be put whole into rooms, as many into one as it holds.
+
+    Args:
+        sizes: of the groups, the largest first.
+        rooms: how many items each holds, in ascending order.
+    """
+    if not sizes:
+        return True
+    if sum(room for room in rooms if room >= sizes[-1]) < sum(sizes):
+        return False
+    first, rest = sizes[0], sizes[1:]
+    if first == 1:
+        return True
+    for at, room in enumerate(rooms):
+        if room >= first and room not in rooms[:at]:  # rooms of one size are alike
+            left = tuple(sorted((*rooms[:at], room - first, *rooms[at + 1 :])))
+            if fit(rest, left):
+                return True
+    return False
 
 
 def drawn(names: Sequence[str], sizes: Sequence[int], random: np.random.Generator) -> Groups:
