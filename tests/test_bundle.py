@@ -36,6 +36,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 from safetensors.torch import load_file
 
 from gwsmm.bundle import sealing, tracing
+from gwsmm.bundle.card import card
 from gwsmm.bundle.reading import Bundle, open_bundle
 from gwsmm.bundle.running import GRAPH, Graph, Torch
 from gwsmm.bundle.sealing import GRAPH_TOLERANCE, steepest
@@ -288,6 +289,12 @@ def test_the_card_says_what_it_is_and_how_well_it_scores(done, made):
     scores = done[1].results["overall"]["merged"]
     for said in (*NAMES, *LABELS, f"{scores['micro_f1']:.4f}", "gwsmm score", "two teachers"):
         assert said in text
+    assert "with random weights" in text
+    assert "weights are derived from" not in text
+    real = replace(made.manifest.encoder, random=False)
+    text = card(read_json(made.folder / "results.json"), made.manifest.items, real, [])
+    assert "random" not in text
+    assert f"The weights are derived from `{real.model}`" in text
     results = read_json(made.folder / "results.json")
     assert results == json.loads(json.dumps(done[1].results))
     assert read_json(made.folder / "plan.json") == results["plan"]
@@ -591,6 +598,17 @@ def refused(*arguments: str, says: str) -> None:
 def test_a_table_that_cannot_be_scored_is_refused_in_one_line(copied, header, row, says):
     Path("table.csv").write_text(f"{header}\napples,a text\n{row}\n")
     refused("score", "bundle", "table.csv", says=says)
+
+
+def test_the_items_are_named_to_who_names_none_of_them_and_a_response_is_not_said_again(copied):
+    name = "the_" + 56 * "x"  # longer than what is shown of a cell
+
+    def rename(manifest: dict) -> None:
+        manifest["items"][1]["name"] = name
+
+    edit_manifest(rename)
+    Path("table.csv").write_text(f"item,text\n{'said by a student ' * 3},x\n")
+    refused("score", "bundle", "table.csv", says=rf"no item \(a long name\); .*'apples', '{name}'")
 
 
 @pytest.mark.parametrize(

@@ -411,7 +411,8 @@ def test_what_is_not_there_is_refused_in_one_line(here, arguments, says):
 
 def test_the_last_item_cannot_leave(here):
     said("remove", "bundle", NAMES[0], "two")
-    said("remove", "two", NAMES[1], "one")
+    assert "one (1 item, 1 encoder pass, " in said("remove", "two", NAMES[1], "one")
+    assert "takes 1 encoder pass, with" in Path("one/README.md").read_text()
     refused(
         "remove", "one", NAMES[2], "none", says="no other item than 'clouds'.*delete the folder"
     )

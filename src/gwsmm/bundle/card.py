@@ -26,6 +26,14 @@ def card(
     named = f"`{encoder.model}`"
     storage, plan = results["storage"], results["plan"]
     passes = len({item.trunk for item in items})
+    s, es = "s" * (len(items) > 1), "es" * (passes > 1)
+    drawn = ", but with random weights" if encoder.random else ""
+    origin = (
+        f"The weights began as random numbers; the tokenizer is that of {named}, whose licence\n"
+        "applies to it. The weights learned from the"
+        if encoder.random
+        else f"The weights are derived from {named}, whose licence applies to them, and from the"
+    )
     synthetic = (
         "The responses these models were trained on are synthetic: generated, not written by "
         "students.\n\n"
@@ -36,14 +44,14 @@ def card(
         f"{number}. {', '.join(group)}" for number, group in enumerate(plan["groups"], start=1)
     )
     return f"""\
-# Scoring models for {len(items)} items, merged by gwsmm
+# Scoring models for {len(items)} item{s}, merged by gwsmm
 
-This folder scores written responses to {len(items)} assessment items. It was made of one fine-tuned
-encoder per item: the items of a group share what was merged of their encoders, and every item has
-its own head. A table that mixes all items takes {passes} encoder passes, with individual models
-{len(items)}; the models take {storage["factor"]:.1f} times fewer bytes than those.
+This folder scores written responses to {len(items)} assessment item{s}. It was made of one
+fine-tuned encoder per item: the items of a group share what was merged of their encoders, and every
+item has its own head. A table that mixes all items takes {passes} encoder pass{es}, with individual
+models {len(items)}; the models take {storage["factor"]:.1f} times fewer bytes than those.
 
-{synthetic}- Encoder: {named}, {encoder.pooling} pooling
+{synthetic}- Encoder: {named}{drawn}, {encoder.pooling} pooling
 - Longest response: {encoder.max_length} tokens, what follows is not read
 - Experiment: `{results["name"]}`, seed {results["seed"]}
 
@@ -84,7 +92,7 @@ On each item's test responses, which no choice has seen. `merged` is what this f
 
 ## Licence
 
-The weights are derived from {named}, whose licence applies to them, and from the
+{origin}
 responses, whose terms may restrict what the weights may be used for.
 """
 

@@ -18,6 +18,7 @@ from gwsmm.private.private import Private, PrivateTrunk
 from gwsmm.types import STRICT, InputError, Label
 
 FORMAT = 1
+_LONGEST = 64  # characters of an item's name that a message shows; no response is one
 _CODEC = re.compile(r"(gwsmm\.private\.[a-z_]+)\.([A-Za-z]+)")
 
 
@@ -87,12 +88,14 @@ class Architecture:
 
     Attributes:
         model: where the encoder came from; nothing is read from there.
+        random: whether its weights were drawn and not read; earlier versions did not say.
         pooling: the vector of the first token, or the mean over the tokens.
         pooler: whether a dense layer with tanh follows.
         max_length: tokens of a response; longer ones are cut.
     """
 
     model: str
+    random: bool = False
     pooling: Literal["cls", "mean"]
     pooler: bool
     max_length: int
@@ -200,7 +203,7 @@ def read_manifest(folder: Path) -> Manifest:
 def meant(name: str, items: Sequence[str]) -> str:
     """What to say to a user who gave the name of no item."""
     near = get_close_matches(name, items, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"its items are {show(items)}"
+    return f"did you mean {near[0]!r}?" if near else f"its items are {show(items, _LONGEST)}"
 
 
 def checked(folder: Path, manifest: Manifest, name: str) -> Path:

@@ -48,6 +48,7 @@ def architecture(encoder: Encoder) -> Architecture:
     """What a manifest says of an encoder."""
     return Architecture(
         model=encoder.model,
+        random=encoder.random is not None,
         pooling=encoder.pooling,
         pooler=encoder.pooler,
         max_length=encoder.max_length,

@@ -51,10 +51,10 @@ class Sheet:
         )
 
 
-def show(columns: Iterable[str]) -> str:
-    """The names for a message; long ones are left out, as they may be a response."""
+def show(columns: Iterable[str], longest: int = SHOWN) -> str:
+    """The names for a message; longer ones are left out, as they may be a response."""
     names = list(columns)
-    short = [repr(name) if len(name) <= SHOWN else "(a long name)" for name in names[:SHOWN]]
+    short = [repr(name) if len(name) <= longest else "(a long name)" for name in names[:SHOWN]]
     return ", ".join(short) + (", …" if len(names) > SHOWN else "")
 
 
