@@ -410,3 +410,10 @@ def test_a_run_on_another_machine_computes_nothing_again_and_tells_no_secret(ser
     assert not begun(tmp_path / "other-store")
     told = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert not [path for path in told if b"verysecret" in path.read_bytes()]
+    assert "Not shared" not in ended.out
+
+    module._given_up.add(f"s3://shared/{tmp_path.name}")
+    ended = gwsmm("run", *common, f"store={one}-store", f"hydra.run.dir={tmp_path / 'alone'}")
+    assert ended.code == 0, ended.err
+    *_, last = ended.out.splitlines()
+    assert last.startswith(f"Not shared: remote=s3://shared/{tmp_path.name} could not be used; ")

@@ -163,12 +163,20 @@ def _fill(
     )
     if several:
         return _nothing
-    return partial(summary, folder, here, tables["performance"], _hints())
+    return partial(summary, folder, here, tables["performance"], _hints(experiment.remote))
 
 
-def _hints() -> list[str]:
-    """What to try next, with the command as it can be typed here."""
-    return [hint.format(gwsmm=typed()) for hint in _HINTS]
+def _hints(remote: str | None) -> list[str]:
+    """What to try next, with the command as it can be typed here; at last what was not shared."""
+    from gwsmm.remote import Remote
+
+    hints = [hint.format(gwsmm=typed()) for hint in _HINTS]
+    if remote is not None and Remote(remote).given_up:  # the warning scrolled away long ago
+        hints.append(
+            f"Not shared: remote={remote} could not be used; what was computed without it is in "
+            "the store alone."
+        )
+    return hints
 
 
 def typed() -> str:
@@ -194,4 +202,4 @@ class Summary(Callback):
             if best.exists():
                 show_best(folder, json.loads(best.read_text(encoding="utf-8")))
             else:
-                summary(folder, found, tables["performance"], _hints())
+                summary(folder, found, tables["performance"], _hints(config.remote))
