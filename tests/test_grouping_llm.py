@@ -54,14 +54,14 @@ class Server:
         threading.Thread(target=self.http.serve_forever, daemon=True).start()
 
 
-def answer(handler, message):
+def answer(handler, message, model="m"):
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
     whole = {
         "id": "1",
         "object": "chat.completion",
         "created": 0,
-        "model": "m",
         "choices": [choice],
+        **({} if model is None else {"model": model}),
     }
     send(handler, 200, json.dumps(whole).encode())
 
@@ -147,12 +147,27 @@ def test_an_answer_is_recorded_and_never_asked_for_again(server, asking, tmp_pat
     (file,) = (tmp_path / "answers").iterdir()
     record = read_record(str(file))
     assert record.origin.model == "little"
+    assert record.origin.stated == "m"
     assert record.origin.date in record.source
     assert record.origin.prompt == server.asked[0]["messages"][0]["content"]
     assert record.origin.answer == json.dumps(said)
     assert record.origin.sha256 == sha256(record.origin.answer.encode()).hexdigest()
     assert planned(replace(grouping, record=str(file), answers="nowhere")) == JOINED
     assert KEY not in file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("says", "stated"), [("little-2", "little-2"), ("\ud800", "?"), (7, None), (None, None)]
+)
+def test_the_model_that_an_answer_states_is_recorded_as_far_as_it_states_one(
+    server, asking, tmp_path, says, stated
+):
+    message = {"role": "assistant", "content": json.dumps(MATRIX)}
+    server.script = [lambda handler: answer(handler, message, says)]
+    assert planned(asking) == JOINED
+    (file,) = (tmp_path / "answers").iterdir()
+    origin = read_record(str(file)).origin
+    assert (origin.model, origin.stated) == ("little", stated)
 
 
 def test_answers_in_nobodys_home_are_refused_before_the_model_is_asked(server, asking):
@@ -201,7 +216,7 @@ def test_what_cannot_be_used_is_recorded_and_asked_for_again_with_the_reason(
     (recorded,) = refused(tmp_path / "answers")
     (file,) = (tmp_path / "answers").glob("*.json")
     assert recorded["prompt"] == first["messages"][0]["content"]
-    assert recorded["model"] == "little"
+    assert (recorded["model"], recorded["stated"]) == ("little", "m")
     assert recorded["date"] == read_record(str(file)).origin.date
 
 
@@ -272,12 +287,14 @@ def test_a_record_that_is_not_what_was_answered_is_refused(server, asking, tmp_p
     assert len(server.asked) == 1
 
 
-def test_a_record_from_before_raw_texts_were_kept_is_replayed(server, asking, tmp_path):
+def test_a_record_from_before_raw_texts_and_stated_models_were_kept_is_replayed(
+    server, asking, tmp_path
+):
     server.script = [MATRIX]
     asking.check(items())
     (file,) = (tmp_path / "answers").iterdir()
     record = json.loads(file.read_text())
-    del record["origin"]["answer"]
+    del record["origin"]["answer"], record["origin"]["stated"]
     file.write_text(json.dumps(record))
     assert planned(asking) == JOINED
     assert len(server.asked) == 1

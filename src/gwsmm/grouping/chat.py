@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import Field
@@ -12,8 +12,19 @@ from pydantic.dataclasses import dataclass
 from gwsmm.types import STRICT, InputError
 
 Taken = TypeVar("Taken")
-
 LONGEST = 200_000  # characters of an answer; more is no answer to what is asked here
+
+
+class Answer(NamedTuple):
+    """What a model said.
+
+    Attributes:
+        text: of the answer; empty: it has none.
+        model: that the service says it is of; None: it does not say.
+    """
+
+    text: str
+    model: str | None
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -34,14 +45,13 @@ class Chat:
     timeout: Annotated[float, Field(gt=0)]
     retries: Annotated[int, Field(ge=0)]
 
-    def ask(self, prompt: str, shape: Mapping[str, Any], take: Callable[[str], Taken]) -> Taken:
+    def ask(self, prompt: str, shape: Mapping[str, Any], take: Callable[[Answer], Taken]) -> Taken:
         """What is taken of the first answer that can be used; `take` is given every one.
 
         Args:
             prompt: the question.
             shape: properties of the JSON object that is asked for.
-            take: makes of an answer's text what it says; raises ValueError with the reason if it
-                cannot.
+            take: makes of an answer what it says; raises ValueError with the reason if it cannot.
 
         Raises:
             InputError: openai is not installed, there is no key, the service fails, or no answer
@@ -51,14 +61,14 @@ class Chat:
         said: list[dict[str, str]] = [{"role": "user", "content": prompt}]
         reason = ""
         for _ in range(self.retries + 1):
-            text = self._answer(client, said, shape)
+            answer = self._answer(client, said, shape)
             try:
-                return take(text)
+                return take(answer)
             except ValueError as error:
                 reason = " ".join(str(error).split())[:300]
             said = [
                 said[0],
-                {"role": "assistant", "content": text[:LONGEST]},
+                {"role": "assistant", "content": answer.text[:LONGEST]},
                 {"role": "user", "content": f"This cannot be used: {reason}. Answer again."},
             ]
         raise InputError(
@@ -84,7 +94,7 @@ class Chat:
             api_key=key, base_url=self.base_url, timeout=self.timeout, max_retries=self.retries
         )
 
-    def _answer(self, client: Any, said: list[dict[str, str]], shape: Mapping[str, Any]) -> str:
+    def _answer(self, client: Any, said: list[dict[str, str]], shape: Mapping[str, Any]) -> Answer:
         import openai
 
         schema = {
@@ -104,6 +114,7 @@ class Chat:
             except openai.BadRequestError:  # not every service knows schemas; answers are checked
                 found = ask()
             text = found.choices[0].message.content
+            model = getattr(found, "model", None)  # not every service says it
         except openai.APIStatusError as error:
             raise self._failed(f"status {error.status_code}") from None
         except openai.APITimeoutError:
@@ -112,8 +123,7 @@ class Chat:
             raise self._failed(type(error).__name__) from None
         except (AttributeError, IndexError, TypeError, ValueError):
             raise self._failed("an answer that is none of its protocol") from None
-        # no file holds half of a surrogate pair
-        return text.encode(errors="replace").decode() if isinstance(text, str) else ""
+        return Answer(_whole(text) or "", _whole(model))
 
     def _failed(self, how: str) -> InputError:
         # an address may hold a password
@@ -122,3 +132,8 @@ class Chat:
             f"grouping.chat: {where} failed ({how}); try again later, set grouping.chat.base_url, "
             "or replay what was answered with grouping.record"
         )
+
+
+def _whole(text: object) -> str | None:
+    """A text without halves of surrogate pairs, which no file holds; None: it is none."""
+    return text.encode(errors="replace").decode() if isinstance(text, str) else None

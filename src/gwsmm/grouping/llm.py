@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from gwsmm.disk import locate
 from gwsmm.grouping.candidates import Candidates
-from gwsmm.grouping.chat import LONGEST, Chat
+from gwsmm.grouping.chat import LONGEST, Answer, Chat
 from gwsmm.grouping.linkage import Linkage, Method, into
 from gwsmm.grouping.record import Origin, Record, named, plan_of, read_record, record_of
 from gwsmm.types import STRICT, Distances, InputError, Item, Plan
@@ -58,11 +58,11 @@ class LanguageModel:
         method: linkage by which a matrix is clustered.
         encoders: groups that remain.
         chat: where and how the model is asked.
-        answers: folder of what models answered, each answer with model, date, prompt, raw text and
-            its hash. A question that was answered is not asked again, so that a run repeats without
-            a network; its file, `KEY.json`, can be given as `record`, and is refused once it is not
-            what the model answered. Answers that were refused stand with the reason in
-            `KEY.refused.jsonl`.
+        answers: folder of what models answered, each answer with the model that was asked for, the
+            one that it says it is of, date, prompt, raw text and its hash. A question that was
+            answered is not asked again, so that a run repeats without a network; its file,
+            `KEY.json`, can be given as `record`, and is refused once it is not what the model
+            answered. Answers that were refused stand with the reason in `KEY.refused.jsonl`.
 
     Source: the paper's GPT-o1 baseline, whose matrix is the record `gpt_o1`.
     """
@@ -127,10 +127,10 @@ class LanguageModel:
         prompt, file = self._prompt(items), self._file(items)
         names = [item.name for item in items]
 
-        def take(text: str) -> Record:
-            origin = self._origin(text, prompt)
+        def take(answer: Answer) -> Record:
+            origin = self._origin(answer, prompt)
             try:
-                return self._taken(text, origin, names)
+                return self._taken(answer.text, origin, names)
             except ValueError as error:
                 line = json.dumps(origin.model_dump() | {"reason": str(error)})
                 with self._kept(), file.with_suffix(".refused.jsonl").open("a") as lines:
@@ -159,13 +159,14 @@ class LanguageModel:
                 f"({error.strerror}); give another folder"
             ) from None
 
-    def _origin(self, text: str, prompt: str) -> Origin:
+    def _origin(self, answer: Answer, prompt: str) -> Origin:
         return Origin(
             model=self.chat.model,
+            stated=answer.model,
             date=datetime.now(UTC).date().isoformat(),
             prompt=prompt,
-            sha256=sha256(text.encode()).hexdigest(),
-            answer=text,
+            sha256=sha256(answer.text.encode()).hexdigest(),
+            answer=answer.text,
         )
 
     def _taken(self, text: str, origin: Origin, names: Sequence[str]) -> Record:

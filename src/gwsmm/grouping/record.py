@@ -23,7 +23,9 @@ class Origin(BaseModel):
     """Where a language model's answer came from.
 
     Attributes:
-        model: that was asked.
+        model: that was asked for.
+        stated: model that the answer says it is of, e.g. the snapshot that an alias stands for;
+            None: it does not say.
         date: of the answer.
         prompt: the question, whole.
         sha256: of the answer.
@@ -33,6 +35,7 @@ class Origin(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     model: str
+    stated: str | None = None
     date: str
     prompt: str
     sha256: str
