@@ -357,6 +357,31 @@ def test_an_item_whose_labels_are_constant_is_warned_of_and_runs(data):
     assert "label E2 is always 0 in training" in item["notes"]
 
 
+def test_a_command_says_each_warning_once_and_a_dry_run_none_of_what_was_found(data):
+    lines = APPLES.read_text().splitlines()
+    constant = [line.rsplit(",", 2)[0] + ",1,0" for line in lines[1:]]
+    APPLES.write_text("\n".join([lines[0], *constant]))
+    of_data, found = "WARNING: item apples: every label", "WARNING: merge: the model of "
+    several = ("run", *PASTA, "-m", "merge=ties,average", "hydra.sweep.dir=run")
+    ended = gwsmm(*several)
+    assert ended.code == 0, ended.err
+    warned = [line for line in ended.err.splitlines() if line.startswith("WARNING: ")]
+    assert ended.err.count(of_data) == 1
+    assert ended.err.count(found) > 0
+    assert len(set(warned)) == len(warned)
+    for job in "01":
+        assert set(warned) == {
+            f"WARNING: {line.partition(' WARNING ')[2].partition(': ')[2]}"
+            for line in Path(f"run/{job}/run.log").read_text().splitlines()
+            if " WARNING " in line
+        }
+    ended = gwsmm(*several, "--dry-run")
+    assert (ended.err.count(of_data), ended.err.count(found)) == (1, 0)
+    ended = gwsmm("bundle", "run/0", "bundle")
+    assert ended.code == 0, ended.err
+    assert ended.err.splitlines() == warned
+
+
 # How long it takes
 
 

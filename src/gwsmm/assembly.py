@@ -105,6 +105,13 @@ class Assembly:
 
     def diagnosed(self, plan: Plan) -> list[dict[str, Any]]:
         """What is seen of every group before its merge, warnings logged; none if none is merged."""
+        found = [load_diagnosis(each) for each in self.diagnoses(plan)]
+        for warning in (line for each in found for line in each["warnings"]):
+            log.warning("%s", warning)
+        return found
+
+    def diagnoses(self, plan: Plan) -> list[Artefact]:
+        """The same as it is kept."""
         if not self._merges:
             return []
         diagnose = Diagnosing(
@@ -113,11 +120,7 @@ class Assembly:
             private=self._shared,
             trainer=self.x.trainer,
         )
-        made = self.x.kept.each(diagnose, self._groups(plan), self.x.execute)
-        found = [load_diagnosis(each) for each in made]
-        for warning in (line for each in found for line in each["warnings"]):
-            log.warning("%s", warning)
-        return found
+        return self.x.kept.each(diagnose, self._groups(plan), self.x.execute)
 
     @cached_property
     def _own(self) -> dict[str, Artefact]:

@@ -75,10 +75,9 @@ def foresee(x: Experiment, items: Sequence[Item]) -> Forecast:
             plan = x.grouping(distances, trial)
     except Absent as absent:
         waits = absent.stage
-    with suppress(Absent):  # asked for before anything of it is read, as in `attempts`
-        assembly.diagnosed(plan)
+    assembly.diagnoses(plan)
     evaluated(x, items, [assembly.individual, assembly.individual | assembly.merged(plan)])
-    with suppress(Absent):
+    with suppress(Absent):  # asked for before anything of it is read
         attempts(trial, x.evidence(plan, names).groups, items)
     return Forecast(list(x.kept.asked.values()), waits)
 

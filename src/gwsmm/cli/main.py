@@ -69,6 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         sys.stdout.write(f"gwsmm {__version__}\n")
     elif command in COMMANDS:
+        if command != "run":  # whose log Hydra sets up
+            terminal = logging.StreamHandler()
+            terminal.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+            logging.getLogger().addHandler(terminal)
         try:
             module = import_module(f"gwsmm.cli.{command}")
             getattr(module, f"{command}_command")(rest)

@@ -1,13 +1,14 @@
 """What the commands beside `gwsmm run` have in common: how they read arguments and end."""
 
 import argparse
+import logging
 import os
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, ClassVar, NoReturn
 
 from gwsmm.disk import refusal
 from gwsmm.types import InputError
@@ -27,6 +28,19 @@ def one_line(text: str) -> str:
 def harmless(text: str) -> str:
     """The text with nothing that a terminal obeys."""
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+class Once(logging.Filter):
+    """Lets a command say each thing once, in however many jobs of a multirun it is met."""
+
+    said: ClassVar[set[str]] = set()  # Hydra makes another filter for every job
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether this is said for the first time."""
+        told = record.getMessage()
+        known = told in self.said
+        self.said.add(told)
+        return not known
 
 
 class OneLine(argparse.ArgumentParser):
@@ -67,5 +81,6 @@ def input_errors(stopped: str = "nothing was written") -> Iterator[None]:
 def described(folder: Path, manifest: "Manifest") -> str:
     """A bundle in one line."""
     size = sum(file.bytes for file in manifest.files.values()) / 1e6
-    passes = len({item.trunk for item in manifest.items})
-    return f"{folder} ({len(manifest.items)} items, {passes} encoder passes, {size:.1f} MB)"
+    items, passes = len(manifest.items), len({item.trunk for item in manifest.items})
+    counted = f"{items} item{'s' * (items > 1)}, {passes} encoder pass{'es' * (passes > 1)}"
+    return f"{folder} ({counted}, {size:.1f} MB)"

@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from gwsmm.cli.composing import CONF, build, check_choices, refuse, settings
 from gwsmm.cli.conducting import conduct
 from gwsmm.cli.explain import explain, is_users
-from gwsmm.cli.parsing import OneLine
+from gwsmm.cli.parsing import Once, OneLine
 from gwsmm.disk import writing
 from gwsmm.logbook import LOCK
 from gwsmm.store import claimed
@@ -41,6 +41,7 @@ _OR_DRY = ("dry_run", *_SHOWS, "help", "hydra_help", "experimental_rerun")
 def run_command(arguments: Sequence[str]) -> None:
     """Run the experiment or experiments that the arguments compose; ends with 2 on bad input."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, who say them in one line
+    Once.said.clear()  # of an earlier command of this process
     dry, flags, overrides = _parsed(arguments)
     try:
         check_choices([each for each in overrides if "=" in each])
