@@ -387,7 +387,7 @@ def test_another_strategy_is_one_axis_however_many_settings_it_brings(tmp_path):
     other = {"merge": {"_target_": "gwsmm.merge.average.Average", "weights": 3}}
     runs = [write_run(tmp_path / "a"), write_run(tmp_path / "b", config=other)]
     assert list(axes(conditions(read_runs(runs)))) == ["merge"]
-    both = other | {"features": {"size": 9}}
+    both = {"split": {"test": 0.3}, "features": {"size": 9}}
     runs.append(write_run(tmp_path / "c", config=both))  # two axes: compared with nothing
     assert [len(each) for each in axes(conditions(read_runs(runs))).values()] == [2]
 
