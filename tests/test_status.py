@@ -24,7 +24,7 @@ from gwsmm.experiment import Experiment
 from gwsmm.features import Extraction
 from gwsmm.logbook import LOCK, LOG, RUNS, run_folders, standing
 from gwsmm.staleness import FIRST, changed_settings
-from gwsmm.store import Store, claimed
+from gwsmm.store import NOTED, Store, claimed
 from gwsmm.types import InputError
 
 
@@ -104,8 +104,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def here(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The same, to be spoiled."""
+    """The same, to be spoiled; its store knows nothing of the first one's run."""
     monkeypatch.chdir(shutil.copytree(world, tmp_path / "world", copy_function=shutil.copy2))
+    Path("outputs/store", NOTED).unlink()
     return tmp_path / "world"
 
 
@@ -121,8 +122,8 @@ def status(*folders: str) -> tuple[list[str], list[str]]:
     return re.split(r"\s{2,}", row)[1:], lines[lines.index(row) + 1 :]
 
 
-def used() -> list[Path]:
-    stages = read_json(RUN / "keys.json")["stages"]
+def used(run: Path = RUN) -> list[Path]:
+    stages = read_json(run / "keys.json")["stages"]
     return [Path("outputs/store", stage, key) for stage, keys in stages.items() for key in keys]
 
 
@@ -429,6 +430,42 @@ def test_clean_finds_runs_wherever_they_are_under_its_folders(here, place):
         (moved / "run.log").rename(moved / "renamed.log")  # by hydra.job.name=renamed
     for runs in ([], ["--runs", "outputs"], ["--runs", place]):
         assert "nothing to remove" in gwsmm("clean", "--unreachable", *runs).out
+
+
+def test_clean_knows_the_runs_that_the_store_has_noted_wherever_they_are(here, world, tmp_path):
+    assert Store(world / "outputs/store").noted_runs() == [world / RUN]
+    for path in used():
+        aged(path, 50)
+    other = tmp_path / "a" / "x"
+    other.parent.mkdir()
+    RUN.rename(other)
+    log(Path(shutil.copytree(other, RUN)), *BEGUN, "cli.run: stopped")
+    (RUN / "keys.json").unlink()
+    going = f"{len(used(other))} folders, "
+    assert going in gwsmm("clean", "--unreachable").out
+
+    store = Store(Path("outputs/store"))
+    with (store.root / NOTED).open("a") as file:
+        file.write('7\n{}\n"/half of a li')  # as on a full disk
+    for folder in (other, Path("gone"), other):
+        store.note_run(folder)
+    assert store.noted_runs() == [other, here / "gone"]
+    out = gwsmm("clean", "--unreachable").out
+    assert "nothing to remove" in out
+    assert f"not here any more: 1, e.g. {here / 'gone'}; " in out
+    with claimed(other / LOCK):
+        log(other, *BEGUN)
+        ended = gwsmm("clean", "--unreachable", "--yes")
+    assert (ended.code, ended.out) == (2, "")
+    assert f"{other}: this run is at work" in ended.err
+    shutil.rmtree(other)
+    assert going in gwsmm("clean", "--unreachable").out
+
+
+def test_a_run_is_not_noted_in_a_store_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    Store(tmp_path / "file").note_run(tmp_path)
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
 
 GWSMM = """#!/usr/bin/env bash

@@ -5,7 +5,7 @@ response can never return an old result. A result is a folder; it is written und
 its files are checksummed and the folder is renamed, so a killed program leaves either the whole
 result or none. Beside its files a result says what it was made of and how long that took, and
 `log.jsonl` in the store has a line whenever somebody begins and ends to compute one. The time of a
-result's folder is that of its last use.
+result's folder is that of its last use. `runs.jsonl` holds the folders of the runs that use it.
 """
 
 import json
@@ -34,6 +34,7 @@ from gwsmm.remote import Remote
 log = logging.getLogger(__name__)
 
 LOG = "log.jsonl"
+NOTED = "runs.jsonl"
 ORIGIN = "origin.json"
 PART = ".part"
 LOCK = ".lock"
@@ -202,6 +203,27 @@ class Store:
             patient=patient,
         )
 
+    def note_run(self, folder: Path) -> None:
+        """Write down that the run in this folder uses the store, for whoever cleans it.
+
+        Where that cannot be written, e.g. in somebody else's store, the run goes on all the same.
+        """
+        line = json.dumps(str(folder.resolve())).encode()
+        with suppress(OSError):
+            self.root.mkdir(parents=True, exist_ok=True)
+            with (self.root / NOTED).open("a+b", buffering=0) as file:
+                file.seek(0)
+                if line not in file.read().splitlines():
+                    file.write(b"\n" + line + b"\n")  # what stands before may be half a line
+
+    def noted_runs(self) -> list[Path]:
+        """The folders of all runs that were noted, there or not."""
+        try:
+            said = (self.root / NOTED).read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:  # of an earlier version
+            return []
+        return [Path(folder) for line in said.splitlines() if (folder := _text(line))]
+
     def holds(self, stage: str, digest: str) -> bool:
         """Whether the result with this key is there; that is no use of it."""
         return self._folder(stage, digest).exists()
@@ -280,6 +302,15 @@ class Store:
 
     def _part(self, stage: str, digest: str) -> Path:
         return self.root / stage / f"{digest}{PART}"
+
+
+def _text(line: str) -> str:
+    """The text that a line of JSON holds; empty: it is something else, or half of one."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return ""
+    return found if isinstance(found, str) else ""
 
 
 @dataclass(frozen=True)

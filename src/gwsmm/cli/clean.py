@@ -10,11 +10,13 @@ from gwsmm.cleaning import DAY, GOES, Broom, Found
 from gwsmm.cli.parsing import OneLine, input_errors
 from gwsmm.cli.showing import amount, say, show
 from gwsmm.logbook import KEYS, LOG, RUNS, Left, run_folders, standing
+from gwsmm.store import NOTED, Store
 from gwsmm.types import InputError
 
 _EPILOG = """\
-What a run under the folders of --runs lists in its keys.json always stays: remove the run's
-folder first if you need neither it nor a bundle of it; if you need no run at all, remove the store.
+What a run under the folders of --runs, or one that the store knows of, lists in its keys.json
+always stays: remove the run's folder first if you need neither it nor a bundle of it; if you need
+no run at all, remove the store.
 A bundle itself needs no store. What was used within the last day stays, too, so that a run that was
 stopped keeps what it has; while one is at work there, --unreachable and --older-than are refused.
 """
@@ -67,10 +69,20 @@ def _clean(given: argparse.Namespace) -> None:
     if not given.store.is_dir():
         raise InputError(f"{given.store}: there is no such folder here; give the folder of a store")
     age: float | None = given.older_than or (DAY if given.unreachable else None)
-    broom = Broom(needed=_needed(_runs(given.runs)) if age else (), age=age)
+    needed, gone = set[tuple[str, str]](), list[Path]()
+    if age:
+        noted = Store(given.store).noted_runs()
+        gone = [run for run in noted if not _is_run(run)]
+        needed = _needed([*_runs(given.runs), *(run for run in noted if run not in gone)])
+    broom = Broom(needed=needed, age=age)
     found = list(broom.found(given.store))
     going = [each for each in found if each.fate in GOES]
     _show(found)
+    if gone:
+        say(
+            f"Runs that used this store and are not here any more: {len(gone)}, e.g. {gone[-1]}; "
+            "what no other run needs of theirs counts as unused."
+        )
     size = amount(sum(each.bytes for each in going))
     if not given.yes:
         ask = "nothing was removed: --yes removes it" if going else "nothing to remove"
@@ -119,6 +131,23 @@ def _runs(given: Sequence[Path] | None) -> list[Path]:
             "run at all, remove the store's folder"
         )
     return [run for runs in found.values() for run in runs]
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether there still is a run in a folder that the store knows of.
+
+    Raises:
+        InputError: that cannot be seen.
+    """
+    try:
+        return any(path.name in (LOG, KEYS) for path in folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # or no path at all
+        return False
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be read ({error.strerror}), so that nobody knows what the run there "
+            f"needs: make it readable, or take its line out of {NOTED} in the store"
+        ) from error
 
 
 def _needed(runs: Sequence[Path]) -> set[tuple[str, str]]:

@@ -70,6 +70,7 @@ def _conducted(
     started = time.monotonic()
     config = shown(cfg)
     _write_config(folder, OmegaConf.to_yaml(config))
+    experiment.kept.note_run(folder)
     found = run(experiment, items)
     goal = experiment.objective(partial(measured, experiment, found))
     about = {
