@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from gwsmm.merge.merging import Merge
+from gwsmm.merge.stored import Reader, Tensors
 from gwsmm.types import STRICT
 
 if TYPE_CHECKING:
@@ -21,8 +24,8 @@ class Dare:
     Drop And REscale: the thinned task vectors have the old ones as their mean and collide less.
     With density 1 it is the other merge. What is dropped follows from the seed, the tensor's name
     and the member's own values, and so neither from the order nor from the number of the members.
-    Results vary with the seed: compare several. No data, no gradients; in memory are fp32 copies of
-    one tensor of every member.
+    Results vary with the seed: compare several. No data, no gradients; what is kept of a tensor is
+    in memory, one bit for every entry of every member.
 
     Attributes:
         density: share of the entries that is kept, 1 − p of the paper.
@@ -46,14 +49,30 @@ class Dare:
     ) -> "Tensor":
         """Merge the thinned members; see `Merge`."""
         origin = base.float()
-        thinned = [self._thin(name, origin, member.float()) for member in members]
-        return self.then(name, origin, thinned, sizes).to(base.dtype)
+        kept = [self._kept(name, member.float()) for member in members]
+        readers = [
+            self._thinned(origin.flatten(), read, bits)
+            for read, bits in zip(Tensors.of(members).readers, kept, strict=True)
+        ]
+        return self.then(name, origin, Tensors(base.shape, readers), sizes).to(base.dtype)
 
-    def _thin(self, name: str, origin: "Tensor", member: "Tensor") -> "Tensor":
+    def _kept(self, name: str, member: "Tensor") -> NDArray[np.uint8]:
+        """Which entries are kept, eight to a byte."""
         import torch
 
         drawn = sha256(f"{self.seed} {name} ".encode())
         drawn.update(member.flatten().cpu().numpy().data)
         generator = torch.Generator().manual_seed(int.from_bytes(drawn.digest()[:8], "big"))
-        kept = (torch.rand(member.shape, generator=generator) < self.density).to(member.device)
-        return torch.where(kept, origin + (member - origin) / self.density, origin)
+        kept = torch.rand(member.shape, generator=generator) < self.density
+        return np.packbits(kept.numpy())
+
+    def _thinned(self, start: "Tensor", read: Reader, kept: NDArray[np.uint8]) -> Reader:
+        import torch
+
+        def thin(at: slice) -> "Tensor":
+            # Slices begin at whole bytes; see `Tensors.pieces`.
+            bits = np.unpackbits(kept[at.start // 8 :], count=at.stop - at.start)
+            here, origin = torch.from_numpy(bits).bool().to(start.device), start[at]
+            return torch.where(here, origin + (read(at).float() - origin) / self.density, origin)
+
+        return thin

@@ -2,9 +2,8 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from gwsmm.artefact import State
 from gwsmm.merge.matrices import effective_rank, is_matrix, task_matrices
-from gwsmm.merge.stored import pieces
+from gwsmm.merge.stored import Tensors, tensors_of
 from gwsmm.types import InputError
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ class Diagnosis:
 def diagnose(
     base: State, members: Mapping[str, State], confidence_of: Callable[[str], Confidence]
 ) -> Diagnosis:
-    """Look at every tensor once, one tensor of each member at a time.
+    """Look at every tensor, of one member at a time or in pieces of all.
 
     Args:
         base: the state that task vectors start from.
@@ -102,7 +101,7 @@ def diagnose(
     names, products = tuple(members), _Products(len(members))
     ranks = {}
     for name, start in base.items():
-        tensors = [state[name] for state in members.values()]
+        tensors = tensors_of(members.values(), name, start)
         _check_finite(name, start, "the base")
         for item, tensor in zip(names, tensors, strict=True):
             _check_finite(name, tensor, f"item {item}")
@@ -148,7 +147,8 @@ def _check_alike(base: State, members: Mapping[str, State]) -> None:
     """Refuse states of which one has a tensor that another lacks, or in another shape."""
     # The base comes last: where it is the members' mean, it has no shape if they are not alike.
     states = {**{f"item {name}": state for name, state in members.items()}, "the base": base}
-    for (one, first), (other, second) in combinations(states.items(), 2):
+    (one, first), *others = states.items()
+    for other, second in others:
         for name in sorted({*first} ^ {*second}):
             has, lacks = (one, other) if name in first else (other, one)
             raise InputError(
@@ -165,7 +165,7 @@ def _check_alike(base: State, members: Mapping[str, State]) -> None:
 
 
 def _check_finite(name: str, tensor: "Tensor", owner: str) -> None:
-    bad = sum(int((~tensor.flatten()[at].isfinite()).sum()) for at in pieces(tensor.numel()))
+    bad = sum(int((~part.isfinite()).sum()) for _, (part,) in Tensors.of([tensor]).pieces())
     if bad:
         raise InputError(
             f"{owner} cannot be merged: {bad} of {tensor.numel()} entries of the tensor {name} are "
@@ -181,14 +181,13 @@ class _Products:
         zeros = np.zeros((members, members))
         self._signed, self._magnitude, self._opposite, self._both = (zeros.copy() for _ in range(4))
 
-    def add(self, base: "Tensor", members: Sequence["Tensor"]) -> None:
+    def add(self, base: "Tensor", members: Tensors) -> None:
         """Take in one tensor."""
         import torch
 
         origin = base.flatten()
-        flat = [member.flatten() for member in members]
-        for at in pieces(base.numel()):
-            taus = torch.stack([each[at].double() - origin[at].double() for each in flat])
+        for at, here in members.pieces():
+            taus = torch.stack([each.double() - origin[at].double() for each in here])
             signs, sizes = taus.sign().float(), taus.abs()  # counts of a piece are exact
             moved, agree = signs.abs(), (signs @ signs.T).numpy()
             both = (moved @ moved.T).numpy()

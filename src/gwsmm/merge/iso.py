@@ -7,8 +7,17 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
-from gwsmm.merge.matrices import is_matrix, noise, orthogonal, svd, task_matrices, task_mean
+from gwsmm.merge.matrices import (
+    is_matrix,
+    noise,
+    orthogonal,
+    summed,
+    svd,
+    task_matrices,
+    task_mean,
+)
 from gwsmm.merge.merging import GROUP_MEAN, PRETRAINED, Base
+from gwsmm.merge.stored import Tensors
 from gwsmm.types import STRICT
 
 if TYPE_CHECKING:
@@ -69,10 +78,10 @@ class Iso:
         return (base.to(tau.dtype) + self.scale * tau).to(base.dtype)
 
 
-def _isotropic(taus: Sequence["Tensor"], noises: Sequence[float], common: float) -> "Tensor":
+def _isotropic(taus: Tensors, noises: Sequence[float], common: float) -> "Tensor":
     import torch
 
-    total = torch.stack(list(taus)).sum(0)
+    total = summed(taus)
     rank = min(total.shape)
     own = min(round((rank - int(rank * common)) / len(taus)), rank // len(taus))
     shared = rank - own * len(taus)
@@ -80,9 +89,9 @@ def _isotropic(taus: Sequence["Tensor"], noises: Sequence[float], common: float)
     left, values, right = [u[:, :shared]], [s[:shared]], [vh[:shared]]
     for tau, noise_of_tau in zip(taus, noises, strict=True) if own else ():
         u, s, vh = svd(tau - left[0] @ (left[0].T @ tau), noise_of_tau)
-        left.append(u[:, :own])
+        left.append(u[:, :own].clone())  # a slice would keep the whole in memory
         values.append(s[:own])
-        right.append(vh[:own])
+        right.append(vh[:own].clone())
     spectrum = torch.cat(values)
     if len(spectrum) == 0:
         return torch.zeros_like(total)

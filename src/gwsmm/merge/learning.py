@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 from gwsmm.artefact import Member, State, first_not_finite, part_of
 from gwsmm.encoder import Encoder
 from gwsmm.merge.merging import Group, Merge, base_state
-from gwsmm.merge.stored import Stored
+from gwsmm.merge.stored import Stored, tensors_of
 from gwsmm.private.private import Private
 from gwsmm.progress import write_fraction
 from gwsmm.recipe import Trainer
@@ -59,7 +59,7 @@ class Learners:
             return merge.learn(self)
         sizes, states = [len(each.item.train) for each in self.members], self.states
         return {
-            name: merge(name, base, [state[name] for state in states], sizes)
+            name: merge(name, base, tensors_of(states, name, base), sizes)
             for name, base in self.base.items()
         }
 

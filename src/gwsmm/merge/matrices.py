@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from gwsmm.merge.stored import Reader, Tensors
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -15,9 +17,24 @@ def is_matrix(name: str, tensor: "Tensor") -> bool:
     return tensor.ndim == 2 and "embed" not in name
 
 
-def task_matrices(base: "Tensor", members: Sequence["Tensor"]) -> list["Tensor"]:
-    """τ_i = θ_i − θ_base in double precision, which keeps small singular values apart."""
-    return [member.double() - base.double() for member in members]
+def task_matrices(base: "Tensor", members: Sequence["Tensor"]) -> Tensors:
+    """τ_i = θ_i − θ_base in double precision, which keeps small singular values apart.
+
+    Each is computed whenever it is asked for.
+    """
+    start = base.flatten()
+
+    def reader(read: Reader) -> Reader:
+        return lambda at: read(at).double() - start[at].double()
+
+    return Tensors(base.shape, [reader(read) for read in Tensors.of(members).readers])
+
+
+def summed(tensors: Tensors) -> "Tensor":
+    """Their sum, as one that has all of them in memory rounds it."""
+    import torch
+
+    return torch.cat([torch.stack(here).sum(0) for _, here in tensors.pieces()]).view(tensors.shape)
 
 
 def task_mean(base: "Tensor", members: Sequence["Tensor"]) -> "Tensor":

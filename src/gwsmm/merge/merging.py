@@ -9,7 +9,7 @@ from pydantic import AfterValidator
 
 from gwsmm.artefact import Member, State
 from gwsmm.encoder import Encoder
-from gwsmm.merge.stored import Stored
+from gwsmm.merge.stored import Stored, tensors_of
 from gwsmm.private.private import Private
 from gwsmm.progress import write_fraction
 from gwsmm.recipe import Trainer
@@ -52,7 +52,8 @@ class Merge(Protocol):
             name: of the tensor, beginning with its part: `trunk.…` or `pooler.…`.
             base: the tensor that task vectors start from; all are on one device, and so is what
                 is returned.
-            members: the tensor of each member, in the order of the item set.
+            members: the tensor of each member, in the order of the item set; each is read anew
+                whenever it is asked for, so that one at a time is in memory; see `Tensors`.
             sizes: training responses of each member.
         """
 
@@ -130,8 +131,8 @@ def _where(merge: Based) -> str:
 class Merging:
     """The stage: a group → the `trunk`, the `pooler` where it is not private.
 
-    Goes tensor by tensor, on the trainer's device; of the members, no more than one tensor each is
-    in memory.
+    Goes tensor by tensor, on the trainer's device. Of the members, one tensor of one of them is in
+    memory, or pieces of it of all.
     """
 
     stage: ClassVar[str] = "merge"
@@ -157,8 +158,8 @@ class Merging:
         for part in parts:
             merged = {}
             for name in (each for each in base if each.startswith(f"{part}.")):
-                tensors = [state[name].to(device) for state in members]
-                tensor = self.merge(name, base[name].to(device), tensors, sizes)
+                start = base[name].to(device)
+                tensor = self.merge(name, start, tensors_of(members, name, start), sizes)
                 merged[name.removeprefix(f"{part}.")] = tensor.contiguous().cpu()
                 done += 1
                 write_fraction(folder, done / len(base))
@@ -183,7 +184,8 @@ class _Mean(Mapping[str, "Tensor"]):
         self._states = states
 
     def __getitem__(self, name: str) -> "Tensor":
-        return weighted_mean([state[name] for state in self._states], [1.0] * len(self._states))
+        tensors = tensors_of(self._states, name, self._states[0][name])
+        return weighted_mean(tensors, [1.0] * len(tensors))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._states[0])

@@ -1,13 +1,13 @@
 """Tensors that stay on disk until each is asked for."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
-from gwsmm.artefact import Member
+from gwsmm.artefact import Member, State
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Size, Tensor
 
 
 class Stored(Mapping[str, "Tensor"]):
@@ -47,10 +47,62 @@ class Stored(Mapping[str, "Tensor"]):
         return len(self._where)
 
 
-def pieces(entries: int) -> Iterator[slice]:
-    """Slices that cover this many entries.
+Reader = Callable[[slice], "Tensor"]
+"""Gives the entries of a slice of a flattened tensor."""
 
-    What goes entry by entry over all members then needs little memory, however large the tensor.
+
+class Tensors(Sequence["Tensor"]):
+    """The tensor of one name of every member, each read anew whenever it is asked for.
+
+    Who takes one after the other has one in memory, and who needs all members side by side goes
+    through `pieces`: what is in memory does not grow with their number.
+
+    Args:
+        shape: of each.
+        readers: of each.
     """
-    step = 1 << 18
-    return (slice(start, start + step) for start in range(0, entries, step))
+
+    def __init__(self, shape: "Size", readers: Sequence[Reader]) -> None:
+        self.shape, self.readers = shape, readers
+
+    @classmethod
+    def of(cls, tensors: Sequence["Tensor"]) -> "Tensors":
+        """The same tensors, if they are not such already."""
+        if isinstance(tensors, Tensors):
+            return tensors
+        return cls(tensors[0].shape, [tensor.flatten().__getitem__ for tensor in tensors])
+
+    @overload
+    def __getitem__(self, i: int) -> "Tensor": ...
+
+    @overload
+    def __getitem__(self, i: slice) -> "Tensors": ...
+
+    def __getitem__(self, i: int | slice) -> "Tensor | Tensors":
+        if isinstance(i, slice):
+            return Tensors(self.shape, self.readers[i])
+        return self.readers[i](slice(0, self.shape.numel())).reshape(self.shape)
+
+    def __len__(self) -> int:
+        return len(self.readers)
+
+    def pieces(self) -> Iterator[tuple[slice, list["Tensor"]]]:
+        """Slices of the flattened tensors, one after the other, with these entries of each.
+
+        The more members, the smaller the slices. Their lengths are powers of two: the last bits of
+        a sum over members hang on how its columns fall into registers.
+        """
+        entries = self.shape.numel()
+        step = 1 << min(18, 22 - (len(self) - 1).bit_length())
+        for start in range(0, entries, step):
+            at = slice(start, min(start + step, entries))
+            yield at, [read(at) for read in self.readers]
+
+
+def tensors_of(states: Iterable[State], name: str, like: "Tensor") -> Tensors:
+    """The tensor of this name of every state, on the device of one of the same shape."""
+
+    def reader(state: State) -> Reader:
+        return lambda at: state[name].flatten()[at].to(like.device)
+
+    return Tensors(like.shape, [reader(state) for state in states])

@@ -9,7 +9,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from gwsmm.merge.merging import Base
-from gwsmm.merge.stored import pieces
+from gwsmm.merge.stored import Tensors
 from gwsmm.types import STRICT
 
 if TYPE_CHECKING:
@@ -44,15 +44,15 @@ class Ties:
 
 
 def ties(base: "Tensor", members: Sequence["Tensor"], *, density: float, scale: float) -> "Tensor":
-    """The merged tensor; in pieces, so that the members are never in memory together."""
+    """The merged tensor; the members one at a time, and then in pieces side by side."""
     import torch
 
     origin = base.float()
     smallest = [smallest_kept(member.float() - origin, density) for member in members]
     merged = torch.empty_like(base).flatten()
-    start, flat = origin.flatten(), [member.flatten() for member in members]
-    for at in pieces(base.numel()):
-        here = [each[at].float() for each in flat]
+    start = origin.flatten()
+    for at, stored in Tensors.of(members).pieces():
+        here = [each.float() for each in stored]
         taus = [trim(each - start[at], least) for each, least in zip(here, smallest, strict=True)]
         tau = disjoint_mean(taus, rounding(here))
         merged[at] = (start[at] + scale * tau).to(base.dtype)

@@ -8,6 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from gwsmm.merge.matrices import is_matrix, noise, orthogonal, svd, task_matrices, task_mean
 from gwsmm.merge.merging import Base
+from gwsmm.merge.stored import Tensors
 from gwsmm.types import STRICT
 
 if TYPE_CHECKING:
@@ -52,12 +53,14 @@ class Tsv:
         return (base.to(tau.dtype) + self.scale * tau).to(base.dtype)
 
 
-def _decorrelated(taus: Sequence["Tensor"], noises: Sequence[float]) -> "Tensor":
+def _decorrelated(taus: Tensors, noises: Sequence[float]) -> "Tensor":
     import torch
 
-    kept = max(1, min(taus[0].shape) // len(taus))
-    parts = [svd(*each) for each in zip(taus, noises, strict=True)]
-    u = torch.cat([u[:, :kept] for u, _, _ in parts], dim=1)
-    s = torch.cat([s[:kept] for _, s, _ in parts])
-    vh = torch.cat([vh[:kept] for _, _, vh in parts])
-    return orthogonal(u) * s @ orthogonal(vh)
+    kept = max(1, min(taus.shape) // len(taus))
+    left, values, right = [], [], []
+    for tau, noise_of_tau in zip(taus, noises, strict=True):
+        u, s, vh = svd(tau, noise_of_tau)
+        left.append(u[:, :kept].clone())  # a slice would keep the whole in memory
+        values.append(s[:kept])
+        right.append(vh[:kept].clone())
+    return orthogonal(torch.cat(left, dim=1)) * torch.cat(values) @ orthogonal(torch.cat(right))

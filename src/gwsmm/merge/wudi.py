@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from gwsmm.merge.matrices import is_matrix, task_matrices, task_mean
+from gwsmm.merge.matrices import is_matrix, summed, task_matrices, task_mean
 from gwsmm.merge.merging import Base
+from gwsmm.merge.stored import Tensors
 from gwsmm.types import STRICT
 
 if TYPE_CHECKING:
@@ -53,10 +54,10 @@ class Wudi:
             tau = task_mean(base, members)
         return (base.to(tau.dtype) + self.scale * tau).to(base.dtype)
 
-    def _undisturbing(self, taus: Sequence["Tensor"]) -> "Tensor":
+    def _undisturbing(self, taus: Tensors) -> "Tensor":
         import torch
 
-        total = torch.stack(list(taus)).sum(0)
+        total = summed(taus)
         gram = total.new_zeros(total.shape[1], total.shape[1])
         wanted = torch.zeros_like(total)
         for tau in taus:
