@@ -27,7 +27,7 @@ from gwsmm.cli.clean import clean_command
 from gwsmm.cli.composing import CONF, build, check_choices, rebuild
 from gwsmm.cli.explain import explain, is_users
 from gwsmm.cli.status import status_command
-from gwsmm.grouping.chat import Chat
+from gwsmm.grouping.chat import Answer, Chat
 from gwsmm.grouping.llm import LanguageModel
 from gwsmm.grouping.record import read_record
 from gwsmm.items.files import ENDINGS
@@ -290,7 +290,8 @@ def take_answer(folder: Path) -> object:
     )
     text = path.read_bytes().decode("utf-8", "replace")
     names = [item.name for item in three_items()]
-    return model._taken(text, model._origin(text, "prompt"), names)
+    origin = model._origin(Answer(text, None), "prompt")
+    return model._taken(text, origin, names)
 
 
 @cache

@@ -575,7 +575,8 @@ def refused(*arguments: str, says: str) -> None:
     before = set(Path().rglob("*"))
     ended = gwsmm(*arguments)
     assert (ended.code, ended.out) == (2, ""), ended
-    (line,) = ended.err.splitlines()
+    *warned, line = ended.err.splitlines()
+    assert all(each.startswith("WARNING: ") for each in warned)
     assert line.startswith("gwsmm: ")
     assert pd.Series([line]).str.contains(says, regex=True).all(), line
     assert len(line) < 600

@@ -39,9 +39,8 @@ class Finetuning:
         """
         import torch
         from safetensors.torch import save_file
-        from torch.nn.functional import binary_cross_entropy_with_logits
 
-        from gwsmm.scoring import Data, train
+        from gwsmm.scoring import Data, label_loss, train
 
         recipe = self.recipe.training
         torch.manual_seed(self.seed)
@@ -59,11 +58,7 @@ class Finetuning:
             seed=self.seed,
         )
 
-        def loss(ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-            """Mean over responses and labels."""
-            return binary_cross_entropy_with_logits(network(ids, mask).float(), labels)
-
-        tick = partial(write_fraction, folder)
+        loss, tick = partial(label_loss, network), partial(write_fraction, folder)
         curves = train(network, loss, data, recipe, self.trainer, tick)
         self.recipe.end(network)
         best = min(curves, key=lambda epoch: epoch["validation_loss"])

@@ -14,6 +14,7 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.overrides import TorchFunctionMode
@@ -282,6 +283,11 @@ def mean_loss(loss: Loss, data: Data, recipe: Recipe, trainer: Trainer) -> float
             total += float(loss(ids, mask, targets)) * len(ids)
         rows += len(ids)
     return total / rows
+
+
+def label_loss(network: nn.Module, ids: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+    """Of a network's logits, the mean over responses and labels: a `Loss` once it has a network."""
+    return binary_cross_entropy_with_logits(network(ids, mask).float(), labels)
 
 
 def train(
