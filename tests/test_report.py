@@ -313,6 +313,18 @@ def test_a_run_that_is_given_twice_counts_once(several):
     assert [len(each.runs) for each in once] == [len(each.runs) for each in twice] == [1]
 
 
+def test_what_tells_no_condition_from_another_is_in_no_name(tmp_path):
+    runs = [
+        write_run(tmp_path / "a", noise=0.1, config={"merge": {"n": 1}}, overrides=["merge.n=1"]),
+        write_run(
+            tmp_path / "b",
+            config={"merge": {"n": 2}},
+            overrides=["published=true", "merge.n=2", "evidence=pairs", "seed=0"],
+        ),
+    ]
+    assert [each.name for each in conditions(read_runs(runs))] == ["merge.n=1", "merge.n=2"]
+
+
 def test_runs_of_several_multiruns_have_names_of_their_own(tmp_path):
     asked = {"0": "linkage", "1": "random"}
     runs = [

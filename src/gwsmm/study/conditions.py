@@ -18,6 +18,7 @@ _NOT_SCIENCE = (  # change no result
     "name", "store", "remote", "published", "evidence", "objective", "execute", "trainer",
     "tracker",
 )  # fmt: skip
+_UNSAID = ("seed", "published", "evidence")  # tell no condition from another
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +119,7 @@ def conditions(runs: Sequence[RunFolder]) -> list[Condition]:
     ]
     return [
         Condition(name, _settings(group[0]), group, beside)
-        for name, group, beside in zip(_names(groups, ("seed",)), groups, tried, strict=True)
+        for name, group, beside in zip(_names(groups, _UNSAID), groups, tried, strict=True)
     ]
 
 
@@ -143,7 +144,7 @@ def apart_from_plans(found: Sequence[Condition]) -> list[Condition]:
     for condition in found:
         settings = {k: v for k, v in condition.settings.items() if k.split(".")[0] != "grouping"}
         kinds.setdefault(json.dumps(settings, sort_keys=True), []).append(condition)
-    names = _names([alike[0].runs for alike in kinds.values()], ("seed", "grouping"))
+    names = _names([alike[0].runs for alike in kinds.values()], (*_UNSAID, "grouping"))
     return [
         replace(alike[0], name=name, tried=tuple(run for each in alike for run in each.tried))
         for name, alike in zip(names, kinds.values(), strict=True)
