@@ -552,7 +552,8 @@ def test_a_run_is_bundled_by_its_folder_and_scored_elsewhere(world, tmp_path, mo
 
     changed = read_json(folder / "results.json") | {"seed": 7}
     (folder / "results.json").write_text(json.dumps(changed))
-    refused("bundle", "run", "other", says="results.json is not what .*config.yaml gives now")
+    says = "results.json is not what .*config.yaml gives now"
+    refused("bundle", "run", "other", says=says, warns=True)
     assert not Path("other").exists()
 
 
@@ -570,12 +571,16 @@ def test_scoring_loads_no_library_that_it_does_not_need(copied):
 # What cannot be used
 
 
-def refused(*arguments: str, says: str) -> None:
-    """The command ends with 2 and one line that holds this, and leaves nothing."""
+def refused(*arguments: str, says: str, warns: bool = False) -> None:
+    """The command ends with 2 and one line that holds this, and leaves nothing.
+
+    Only where `warns`, warnings of what it found until then stand before.
+    """
     before = set(Path().rglob("*"))
     ended = gwsmm(*arguments)
     assert (ended.code, ended.out) == (2, ""), ended
     *warned, line = ended.err.splitlines()
+    assert bool(warned) == warns
     assert all(each.startswith("WARNING: ") for each in warned)
     assert line.startswith("gwsmm: ")
     assert pd.Series([line]).str.contains(says, regex=True).all(), line

@@ -688,6 +688,21 @@ def peak_memory(work):
 
 
 @pytest.fixture(scope="module")
+def large(configured):
+    """An encoder that is large beside any of its tensors, in little time."""
+    return replace(
+        configured("encoder", "encoder=tiny"),
+        random={
+            "vocab_size": 1000,
+            "hidden_size": 96,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 4,
+            "intermediate_size": 384,
+        },
+    )
+
+
+@pytest.fixture(scope="module")
 def wordy(configured):
     """An encoder that is hardly more than its words: one tensor of 10 MB, in little time."""
     return replace(
@@ -703,17 +718,32 @@ def wordy(configured):
 
 
 @pytest.fixture(scope="module")
-def twenty(wordy, make_item, make_member, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("wordy")
-    first, second = (make_member(wordy, make_item("item"), folder, seed=s) for s in (1, 2))
-    return [  # the files of the third are those of the first, and are read again all the same
-        replace(made, item=make_item(f"item{i}")) for i, made in enumerate((first, second) * 10)
-    ]
+def many(make_item, make_member, tmp_path_factory):
+    """So many members of an encoder."""
+
+    def made(encoder, n):
+        folder = tmp_path_factory.mktemp("members")
+        two = [make_member(encoder, make_item("item"), folder, seed=seed) for seed in (1, 2)]
+        # the files of the third are those of the first, and are read again all the same
+        return [replace(two[i % 2], item=make_item(f"item{i}")) for i in range(n)]
+
+    return made
 
 
-def test_twenty_members_need_no_more_memory_than_ten(
-    any_merge, tiny, members, wordy, twenty, tmp_path
-):
+@pytest.fixture(scope="module")
+def six(large, many):
+    return many(large, 6)
+
+
+@pytest.fixture(scope="module")
+def twenty(wordy, many):
+    return many(wordy, 20)
+
+
+@pytest.fixture
+def merged_memory(any_merge, tiny, members, tmp_path):
+    """Bytes that a process holds at most which merges these members of an encoder."""
+
     def merge(encoder, group):
         folder = tmp_path / str(len(group))
         folder.mkdir()
@@ -721,9 +751,24 @@ def test_twenty_members_need_no_more_memory_than_ten(
         stage(group_for(any_merge, group, group), folder)
 
     merge(tiny, members)  # what the libraries load once is not the merge's
-    few, many = (peak_memory(partial(merge, wordy, twenty[:n])) for n in (10, 20))
+    return lambda encoder, group: peak_memory(partial(merge, encoder, group))
+
+
+def test_six_members_need_no_more_memory_than_two_encoders_and_a_tensor_of_each(
+    merged_memory, large, six
+):
+    """What a merge holds beside its work is base and result, and the network the base is of."""
+    size = sum(path.stat().st_size for path in six[0].made.path.glob("[tp]*.safetensors"))
+    assert size > 5e6
+    before = peak_memory(lambda: None)
+    work = 27e6  # on pieces of 1 MB of each member; with all six in memory it would be 30e6 more
+    assert merged_memory(large, six) < before + 3 * size + work
+
+
+def test_twenty_members_need_no_more_memory_than_ten(merged_memory, wordy, twenty):
+    few, all_of_them = (merged_memory(wordy, twenty[:n]) for n in (10, 20))
     # Pieces of all are as large for twenty as for ten; copies of the words of all are 102e6 more.
-    assert many < few + 75e6
+    assert all_of_them < few + 75e6
 
 
 def test_group_for_anchors_only_where_the_base_is_an_item(members):

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gwsmm.artefact import Absent, Damaged
 from gwsmm.cli.composing import shown
+from gwsmm.remote import Remote
 
 if TYPE_CHECKING:
     from gwsmm.experiment import Experiment
@@ -169,8 +170,6 @@ def _fill(
 
 def _hints(remote: str | None) -> list[str]:
     """What to try next, with the command as it can be typed here; at last what was not shared."""
-    from gwsmm.remote import Remote
-
     hints = [hint.format(gwsmm=typed()) for hint in _HINTS]
     if remote is not None and Remote(remote).given_up:  # the warning scrolled away long ago
         hints.append(
