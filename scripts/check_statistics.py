@@ -15,11 +15,12 @@ from bench_parts import BENCH, Row
 from numpy.typing import NDArray
 
 from gwsmm.evidence.association import Association, spearman, without_items
-from gwsmm.evidence.bootstrap import Bootstrap, Interval, difference, ratio
-from gwsmm.evidence.counting import METRICS
+from gwsmm.evidence.bootstrap import Bootstrap, Interval, difference, mean, ratio
+from gwsmm.evidence.counting import MEASUREMENT, METRICS, ORDINAL, Metric, ahead
 from gwsmm.evidence.standing import standing
 from gwsmm.evidence.testing import holm, keeps, paired_t, wilcoxon
 from gwsmm.grouping.partitions import drawn, every
+from gwsmm.items.ordinal import encode
 
 LEVEL = 0.95
 ALPHA = 0.05
@@ -84,17 +85,35 @@ def _answers(random: Random, n: int, seeds: int = 1) -> list[NDArray[np.uint8]]:
     return [each.astype(np.uint8) for each in (truth, *said)]
 
 
-def _one_item(n: int, seeds: int = 1) -> Study:
-    metric = METRICS["micro_f1"]
+def _scores(random: Random, n: int) -> list[NDArray[np.uint8]]:
+    """Truth and a model's decisions [n, 3], of scores from 0 to 3."""
+    rated = random.choice(4, n, p=[0.3, 0.35, 0.25, 0.1])
+    off = random.choice([-1, 0, 1], n, p=[0.15, 0.7, 0.15])
+    return [encode(each, 3) for each in (rated, np.clip(rated + off, 0, 3))]
 
+
+def _subgroup(random: Random, n: int) -> list[NDArray[np.uint8]]:
+    """Truth and a model's decisions [n, 5], of which the last column is who is in a subgroup."""
+    truth, said, worse = _answers(random, n)
+    inside = random.random((n, 1)) < 0.25
+    decided = np.where(inside, worse, said)
+    return [np.hstack([each, inside]).astype(np.uint8) for each in (truth, decided)]
+
+
+def _one_item(
+    n: int,
+    metric: Metric = METRICS["micro_f1"],
+    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]] = difference,
+    answers: Callable[[Random, int], list[NDArray[np.uint8]]] = _answers,
+) -> Study:
     def study(draws: int) -> tuple[float, Callable[[Random], Interval]]:
-        truth, one, other = _answers(np.random.default_rng(7), 2_000_000)
-        known = metric.of(truth, other) - metric.of(truth, one)
+        truth, *models = answers(np.random.default_rng(7), 2_000_000)
+        known = float(statistic(np.array([metric.of(truth, said) for said in models])))
 
         def interval(random: Random) -> Interval:
-            truth, *models = _answers(random, n, seeds)
+            truth, *models = answers(random, n)
             how = Bootstrap(repeats=draws, level=LEVEL, seed=int(random.integers(2**32)))
-            return how.over_responses(metric, truth, models, difference)
+            return how.over_responses(metric, truth, models, statistic)
 
         return known, interval
 
@@ -180,7 +199,14 @@ def _correlation(n: int, *, apart: bool) -> Study:
 COVERAGE: dict[str, Study] = {
     "micro F1 of one item, difference, 200 responses": _one_item(200),
     "micro F1 of one item, difference, 60 responses": _one_item(60),
-    "the same, three seeds": _one_item(60, seeds=3),
+    "the same, three seeds": _one_item(60, answers=lambda random, n: _answers(random, n, 3)),
+    "weighted kappa of one item, 200 responses": _one_item(200, ORDINAL["qwk"], mean, _scores),
+    "kappa of labels of one item, 200 responses": _one_item(
+        200, MEASUREMENT["label_kappa"], mean, lambda random, n: _answers(random, n)[:2]
+    ),
+    "how far a quarter of 200 students is ahead in micro F1": _one_item(
+        200, ahead(METRICS["micro_f1"]), mean, _subgroup
+    ),
     "mean of 3 items": _item_set(3, lambda means: means[..., 1]),
     "mean of 5 items": _item_set(5, lambda means: means[..., 1]),
     "difference of 9 items": _item_set(9, difference),

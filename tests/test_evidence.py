@@ -14,7 +14,7 @@ from sklearn.metrics import cohen_kappa_score
 from gwsmm.evidence.association import Association, spearman, without_items
 from gwsmm.evidence.bootstrap import Bootstrap, difference, ratio
 from gwsmm.evidence.control import Control
-from gwsmm.evidence.counting import MEASUREMENT, METRICS, ORDINAL, by_label
+from gwsmm.evidence.counting import MEASUREMENT, METRICS, ORDINAL, ahead, kappa_of
 from gwsmm.evidence.testing import holm, keeps, paired_t, wilcoxon
 from gwsmm.items.ordinal import encode
 from gwsmm.metrics import score
@@ -55,21 +55,32 @@ def test_kappas_are_those_of_scikit_learn(seed, most):
         assert found == pytest.approx(wanted, abs=NEAR)
 
 
-def test_kappa_and_prevalence_by_label():
+def test_kappa_of_labels():
     truth, said = rated(1)
-    found = by_label(truth, said)
-    for i in range(truth.shape[1]):
-        wanted = cohen_kappa_score(truth[:, i], said[:, i])
-        assert found["kappa"][i] == pytest.approx(wanted, abs=NEAR)
-    assert found["prevalence"] == pytest.approx(truth.mean(0))
-    mean = MEASUREMENT["label_kappa"].of(truth, said)
-    assert mean == pytest.approx(found["kappa"].mean(), abs=NEAR)
+    each = [kappa_of(i).of(truth, said) for i in range(truth.shape[1])]
+    for i, found in enumerate(each):
+        assert found == pytest.approx(cohen_kappa_score(truth[:, i], said[:, i]), abs=NEAR)
+    assert MEASUREMENT["label_kappa"].of(truth, said) == pytest.approx(np.mean(each), abs=NEAR)
     truth[:, 0], said[:, 0] = 0, 0  # a label that nobody gives has no kappa
-    found = by_label(truth, said)
-    assert np.isnan(found["kappa"][0])
+    assert np.isnan(kappa_of(0).of(truth, said))
     mean = MEASUREMENT["label_kappa"].of(truth, said)
-    assert mean == pytest.approx(found["kappa"][1:].mean(), abs=NEAR)
+    assert mean == pytest.approx(np.mean(each[1:]), abs=NEAR)
     assert np.isnan(MEASUREMENT["label_kappa"].of(truth[:, :1], said[:, :1]))
+
+
+@FEW
+@given(seed=st.integers(0, 10_000))
+def test_a_group_is_ahead_by_the_difference_of_its_metric_and_that_of_the_others(seed):
+    truth, said = rated(seed)
+    inside = np.random.default_rng(seed).random((len(truth), 1)) < 0.3
+    marked = [np.hstack([each, inside]).astype(np.uint8) for each in (truth, said)]
+    here = inside[:, 0]
+    for metric in (*METRICS.values(), *MEASUREMENT.values()):
+        wanted = metric.of(truth[here], said[here]) - metric.of(truth[~here], said[~here])
+        assert ahead(metric).of(*marked) == pytest.approx(wanted, abs=NEAR, nan_ok=True)
+    for nobody in (here, ~here):  # a group is ahead of nobody, and nobody of a group
+        alone = [each[nobody] for each in marked]
+        assert np.isnan(ahead(METRICS["micro_f1"]).of(*alone))
 
 
 def test_the_standardised_difference_of_scores():

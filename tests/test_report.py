@@ -789,6 +789,11 @@ def test_a_plan_is_stable_where_half_samples_give_the_same_one(tmp_path):
     shares = read(found["half"], "together").set_index("item")
     assert shares.loc["1 apples", "2"] == pytest.approx(3 / 5)  # the plan and the first two halves
     assert shares.loc["3 clouds", "4"] == pytest.approx(2 / 5)
+    pairs = {"_target_": "gwsmm.grouping.pairs.Pairs"}
+    run = write_run(tmp_path / "pairs", config={"grouping": pairs})
+    write_halves(run, [(0, 1), (0, 1)], ITEMS)
+    table = read(reported(tmp_path / "out_pairs", run), "stability")
+    assert table["plans of half-samples"].item() == 4
     linkage["encoders"] = 0
     wrong = write_run(tmp_path / "wrong", config={"grouping": linkage})
     refused(r"config\.yaml: grouping: .*encoders", str(wrong))
@@ -806,8 +811,19 @@ def test_a_second_rater_and_subgroups_have_their_rows(tmp_path):
     assert table.loc[("apples", "second"), "kappa of labels"] == 1  # rates as the first does
     assert 0 < table.loc[("apples", "merged"), "kappa of labels"] < 1
     groups = read(out, "subgroups").set_index(["item", "subgroup", "scored by"])
-    parts = [groups.loc[("clouds", name, "merged"), "responses"] for name in ("a", "b")]
-    assert sum(parts) == 44
+    parts = [groups.loc[("clouds", name, "merged")] for name in ("a", "b")]
+    assert sum(part["responses"] for part in parts) == 44
+    one, other = (part["ahead of the others"] for part in parts)
+    assert one == pytest.approx(-other)  # there are two, and each is the other's others
+    for part in parts:
+        individual = groups.loc[("clouds", part.name[1], "individual"), "micro F1"]
+        assert part["gained by merging"] == pytest.approx(part["micro F1"] - individual)
+    intervals = [column.removesuffix(" low") for column in groups if column.endswith(" low")]
+    assert len(intervals) == 4
+    for column in intervals:
+        known = groups.dropna(subset=[column])
+        assert (known[f"{column} low"] <= known[column]).all()
+        assert (known[column] <= known[f"{column} high"]).all()
     assert (
         read(reported(tmp_path / "o", write_run(tmp_path / "r")), "labels")["kappa"].notna().all()
     )
@@ -823,11 +839,12 @@ def test_a_seed_in_which_a_label_has_no_kappa_does_not_blank_that_of_the_others(
         return SimpleNamespace(results=results, decisions=lambda _: said, second=lambda _: None)
 
     for runs, kappa in (([never, varied], 1.0), ([varied, varied], 1.0), ([never, never], np.nan)):
-        for found, name in ((label_agreements, "kappa"), (agreements, "label_kappa")):
-            for each in found([run(truth) for truth in runs]):
-                assert each.values[name] == pytest.approx(kappa, nan_ok=True)
+        seeds = [run(truth) for truth in runs]
+        found = [each.kappa.value for each in label_agreements(seeds)]
+        found += [each.values["label_kappa"].value for each in agreements(seeds)]
+        assert found == pytest.approx([kappa] * 4, nan_ok=True)
     (individual, _) = label_agreements([run(never), run(varied)])
-    assert individual.values["prevalence"] == 0.25  # of both seeds
+    assert individual.prevalence == 0.25  # of both seeds
 
 
 def test_published_rows_stand_where_a_run_asks_for_them_and_say_that_they_are_of_other_answers(

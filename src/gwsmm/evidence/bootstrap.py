@@ -151,6 +151,15 @@ def difference(models: Numbers) -> Numbers:
     return found
 
 
+def mean(models: Numbers) -> Numbers:
+    """Over the models whose metric is known; nan: that of none is."""
+    known = ~np.isnan(models)
+    n = known.sum(axis=-1)
+    total = np.where(known, models, 0).sum(axis=-1)
+    found: Numbers = np.divide(total, n, out=np.full_like(total, np.nan), where=n > 0)
+    return found
+
+
 def ratio(models: Numbers) -> Numbers:
     """The second of two as a share of the first; nan where that is nothing."""
     whole = models[..., 0]

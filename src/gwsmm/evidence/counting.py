@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,10 +145,31 @@ ORDINAL: Mapping[str, Metric] = {
 """Of scores: Cohen's kappa with quadratic weights, and without weights."""
 
 
-def by_label(truth: Decisions, decisions: Decisions) -> dict[str, NDArray[Any]]:
-    """Of every label [L]: kappa (nan where nothing varies), and how often it is given by each."""
-    return {
-        "kappa": _label_kappa(_labelled(truth, decisions).sum(axis=0)),
-        "prevalence": truth.mean(axis=0),
-        "predicted": decisions.mean(axis=0),
-    }
+def kappa_of(label: int) -> Metric:
+    """Cohen's kappa of one label; nan where nobody ever gives it, or both sides always do."""
+    here = slice(label, label + 1)
+    return Metric(
+        lambda truth, decisions: _labelled(truth[:, here], decisions[:, here]), _mean_label_kappa
+    )
+
+
+def ahead(metric: Metric) -> Metric:
+    """How far those in a group are ahead of the others in a metric; nan: there are none of either.
+
+    The last column of both sides is no label: it says who is in the group.
+    """
+
+    def counts(truth: Decisions, decisions: Decisions) -> Numbers:
+        inside = truth[:, -1:].astype(float)
+        each = metric.counts(truth[:, :-1], decisions[:, :-1])
+        parts = [part for here in (inside, 1 - inside) for part in (here, each * here)]
+        return np.concatenate(parts, axis=1)
+
+    def value(sums: Numbers) -> Numbers:
+        own, others = _halves(sums)
+        there = (own[..., 0] > 0) & (others[..., 0] > 0)
+        with np.errstate(invalid="ignore", divide="ignore"):  # of nobody nothing is known
+            apart: Numbers = metric.value(own[..., 1:]) - metric.value(others[..., 1:])
+        return np.where(there, apart, np.nan)
+
+    return Metric(counts, value)

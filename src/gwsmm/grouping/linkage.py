@@ -77,6 +77,10 @@ class Linkage:
 
     def __call__(self, distances: Distances, candidates: Candidates) -> Plan:
         """Cluster the items by their distances."""
+        return self.of(distances)
+
+    def of(self, distances: Distances) -> Plan:
+        """The plan, of the distances alone."""
         dissimilarity = 1 - distances.similarity()
         source = f"{self.method} linkage of the {distances.quantity}"
         return cut(dissimilarity, distances.names, self, source)

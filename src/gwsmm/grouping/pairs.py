@@ -23,6 +23,10 @@ class Pairs:
 
     def __call__(self, distances: Distances, candidates: Candidates) -> Plan:
         """Match the items."""
+        return self.of(distances)
+
+    def of(self, distances: Distances) -> Plan:
+        """The plan, of the distances alone."""
         import networkx as nx
 
         n = len(distances.names)

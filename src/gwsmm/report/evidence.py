@@ -11,6 +11,7 @@ from gwsmm.study.prediction import Place, Prediction, adjusted
 from gwsmm.study.stability import PlanStability
 
 PREDICTION, STANDINGS = "Does it predict the loss?", "Among random plans"
+_RESPONSES = "In brackets the 95 % interval, responses drawn with replacement."
 _SAID = {
     "qwk": "quadratic weighted kappa",
     "kappa": "kappa",
@@ -26,14 +27,19 @@ def agreement(conditions: Sequence[Condition]) -> Table:
             "run": condition.name,
             "item": each.item,
             "scored by": each.scorer,
-            **{_SAID[name]: value for name, value in each.values.items()},
+            **{
+                column: figure
+                for name, value in each.values.items()
+                for column, figure in spread(_SAID[name], value).items()
+            },
         }
         for condition in conditions
         for each in agreements(condition.runs)
     ]
     note = (
         "With the rater whose scores are the truth; a standardised mean difference beyond ±0.15 is "
-        "usually held to matter. Scores have kappas of their own; labels have the mean of theirs."
+        "usually held to matter. Scores have kappas of their own; labels have the mean of theirs. "
+        f"{_RESPONSES}"
     )
     return Table("agreement", "Agreement with raters", note, named(rows), {}, {})
 
@@ -46,12 +52,17 @@ def labels(conditions: Sequence[Condition]) -> Table:
             "item": each.item,
             "label": each.label,
             "scored by": each.scorer,
-            **each.values,
+            **spread("kappa", each.kappa),
+            "prevalence": each.prevalence,
+            "predicted": each.predicted,
         }
         for condition in conditions
         for each in label_agreements(condition.runs)
     ]
-    note = "Prevalence is the share of responses to which the rater, and the scorer, give it."
+    note = (
+        "Prevalence is the share of responses to which the rater, and the scorer, give it. "
+        f"{_RESPONSES}"
+    )
     return Table("labels", "Every label", note, named(rows), {}, {})
 
 
@@ -62,17 +73,23 @@ def groups(conditions: Sequence[Condition]) -> Table | None:
             "run": condition.name,
             "item": each.item,
             "subgroup": each.group,
-            "scored by": each.scorer,
+            "scored by": each.model,
             "responses": each.responses,
-            "micro F1": each.values["micro_f1"],
-            "standardised mean difference": each.values["smd"],
+            **spread("micro F1", each.micro_f1),
+            **spread("ahead of the others", each.ahead),
+            **(spread("gained by merging", each.change) if each.model == "merged" else {}),
+            **spread(_SAID["smd"], each.smd),
         }
         for condition in conditions
         for each in subgroups(condition.runs)
     ]
     if not rows:
         return None
-    note = "Mean differences are from the rater, within the subgroup."
+    note = (
+        "Micro F1 of the subgroup, how far it is ahead of that of all others whose subgroup is "
+        "known, and what the subgroup gains by merging, in micro F1. Mean differences are from the "
+        f"rater, within the subgroup. {_RESPONSES}"
+    )
     return Table("subgroups", "Subgroups", note, named(rows), {}, {})
 
 

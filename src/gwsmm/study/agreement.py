@@ -4,12 +4,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gwsmm.evidence.counting import MEASUREMENT, METRICS, ORDINAL, by_label
+from gwsmm.evidence.bootstrap import Interval, difference, mean
+from gwsmm.evidence.counting import MEASUREMENT, METRICS, ORDINAL, ahead, kappa_of
+from gwsmm.study.estimates import over_responses
 from gwsmm.study.reading import Decisions, RunFolder
 
-SCORERS = ("second", "individual", "merged")
+MODELS = ("individual", "merged")
+SCORERS = ("second", *MODELS)
 """Whoever scores beside the rater; `second` is the second rater."""
+
+Seeds = Sequence[tuple[Decisions, Sequence[Decisions]]]
+"""Of every seed the truth [n, L] and what is held against it."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +25,7 @@ class Agreement:
 
     item: str
     scorer: str
-    values: Mapping[str, float]
+    values: Mapping[str, Interval]
 
 
 @dataclass(frozen=True)
@@ -31,95 +38,126 @@ class LabelAgreement:
     item: str
     label: str
     scorer: str
-    values: Mapping[str, float]
+    kappa: Interval
+    prevalence: float
+    predicted: float
 
 
 @dataclass(frozen=True)
 class Subgroup:
-    """Of one item and subgroup of the students: responses, micro F1 and the mean difference."""
+    """Of one item, subgroup of the students and model; the mean over the seeds.
+
+    Attributes:
+        item: its name.
+        group: of the subgroup.
+        model: that scores.
+        responses: to the item by the subgroup.
+        micro_f1: of these.
+        ahead: of the micro F1 of all others whose subgroup is known.
+        change: of micro F1, merged minus individual.
+        smd: the standardised mean difference from the rater.
+    """
 
     item: str
     group: str
-    scorer: str
+    model: str
     responses: float
-    values: Mapping[str, float]
+    micro_f1: Interval
+    ahead: Interval
+    change: Interval
+    smd: Interval
 
 
 def agreements(runs: Sequence[RunFolder]) -> list[Agreement]:
     """Of every item and scorer."""
-    return [
-        Agreement(item, scorer, _mean([_metrics(*each, ordinal=ordinal) for each in pairs]))
-        for item, ordinal in _kinds(runs[0])
-        for scorer, pairs in _pairs(runs, item)
-    ]
+    found = []
+    for item in runs[0].results["items"]:
+        metrics = {**(ORDINAL if item["kind"] == "ordinal" else {}), **MEASUREMENT}
+        for scorer, seeds in _scored(runs, item["name"]):
+            values = {name: over_responses(own, seeds, mean) for name, own in metrics.items()}
+            found.append(Agreement(item["name"], scorer, values))
+    return found
 
 
 def label_agreements(runs: Sequence[RunFolder]) -> list[LabelAgreement]:
     """Of every item, label and scorer."""
-    found = []
-    for item in runs[0].results["items"]:
-        for scorer, pairs in _pairs(runs, item["name"]):
-            each = [by_label(truth, said) for truth, said in pairs]
-            for at, label in enumerate(item["labels"]):
-                values = _mean([{name: v[at] for name, v in one.items()} for one in each])
-                found.append(LabelAgreement(item["name"], label, scorer, values))
-    return found
+    return [
+        LabelAgreement(
+            item["name"],
+            label,
+            scorer,
+            over_responses(kappa_of(at), seeds, mean),
+            float(np.mean([truth[:, at].mean() for truth, _ in seeds])),
+            float(np.mean([said[:, at].mean() for _, (said,) in seeds])),
+        )
+        for item in runs[0].results["items"]
+        for scorer, seeds in _scored(runs, item["name"])
+        for at, label in enumerate(item["labels"])
+    ]
 
 
 def subgroups(runs: Sequence[RunFolder]) -> list[Subgroup]:
-    """Of every item, subgroup and scorer; empty where the table had no column of subgroups."""
-    found = []
+    """Of every item, subgroup and model; empty where the table had no column of subgroups."""
+    found: list[Subgroup] = []
     for item in runs[0].names:
-        own = [run.subgroups(item) for run in runs]
-        names = sorted({name for groups in own if groups is not None for name in groups if name})
-        for name in names:
-            at = [np.array([g == name for g in groups]) for groups in own if groups is not None]
-            for scorer, pairs in _pairs(runs, item):
-                if scorer == "second":
-                    continue
-                parts = [
-                    (truth[here], said[here])
-                    for here, (truth, said) in zip(at, pairs, strict=True)
-                    if here.any()
-                ]
-                values = _mean(
-                    [
-                        {
-                            "micro_f1": METRICS["micro_f1"].of(*part),
-                            "smd": MEASUREMENT["smd"].of(*part),
-                        }
-                        for part in parts
-                    ]
-                )
-                n = float(np.mean([here.sum() for here in at]))
-                found.append(Subgroup(item, name, scorer, n, values))
+        of = [run.subgroups(item) for run in runs]
+        seeds = [
+            _known(run.decisions(item), np.array(groups))
+            for run, groups in zip(runs, of, strict=True)
+            if groups is not None
+        ]
+        for name in sorted({str(each) for groups, _ in seeds for each in groups}):
+            found += _of_subgroup(item, name, seeds)
     return found
 
 
-def _kinds(run: RunFolder) -> Iterator[tuple[str, bool]]:
-    for item in run.results["items"]:
-        yield item["name"], item["kind"] == "ordinal"
+def _known(
+    decisions: Mapping[str, Decisions], groups: NDArray[np.str_]
+) -> tuple[NDArray[np.str_], dict[str, Decisions]]:
+    """The subgroups and decisions of the students whose subgroup is known."""
+    known = groups != ""
+    return groups[known], {who: said[known] for who, said in decisions.items()}
 
 
-def _pairs(
-    runs: Sequence[RunFolder], item: str
-) -> Iterator[tuple[str, list[tuple[Decisions, Decisions]]]]:
+def _of_subgroup(
+    item: str,
+    name: str,
+    seeds: Sequence[tuple[NDArray[np.str_], Mapping[str, Decisions]]],
+) -> Iterator[Subgroup]:
+    """Of both models."""
+    responses = float(np.mean([(groups == name).sum() for groups, _ in seeds]))
+    # a seed in whose test responses the subgroup has none says nothing of it
+    here = [(groups == name, said) for groups, said in seeds if name in groups]
+    own = [{who: each[inside] for who, each in said.items()} for inside, said in here]
+    marked = [
+        {who: np.column_stack([each, inside.astype(np.uint8)]) for who, each in said.items()}
+        for inside, said in here
+    ]
+    micro_f1 = METRICS["micro_f1"]
+    both = [(each["truth"], [each[model] for model in MODELS]) for each in own]
+    change = over_responses(micro_f1, both, difference)
+    for model in MODELS:
+        inside, against = (
+            [(each["truth"], [each[model]]) for each in part] for part in (own, marked)
+        )
+        yield Subgroup(
+            item,
+            name,
+            model,
+            responses,
+            over_responses(micro_f1, inside, mean),
+            over_responses(ahead(micro_f1), against, mean),
+            change,
+            over_responses(MEASUREMENT["smd"], inside, mean),
+        )
+
+
+def _scored(runs: Sequence[RunFolder], item: str) -> Iterator[tuple[str, Seeds]]:
     """Per scorer the truth and what was said, seed by seed."""
     decisions = [run.decisions(item) for run in runs]
+    seconds = [second for run in runs if (second := run.second(item)) is not None]
     for scorer in SCORERS:
         if scorer != "second":
-            yield scorer, [(own["truth"], own[scorer]) for own in decisions]
-        elif all(run.second(item) is not None for run in runs):
-            yield scorer, [s for run in runs if (s := run.second(item)) is not None]
-
-
-def _metrics(truth: Decisions, said: Decisions, *, ordinal: bool) -> dict[str, float]:
-    metrics = {**(ORDINAL if ordinal else {}), **MEASUREMENT}
-    return {name: metric.of(truth, said) for name, metric in metrics.items()}
-
-
-def _mean(each: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Over those that are known; nan: none is."""
-    table = {name: [values[name] for values in each] for name in each[0]}
-    known = {name: [v for v in values if not np.isnan(v)] for name, values in table.items()}
-    return {name: float(np.mean(v)) if v else float("nan") for name, v in known.items()}
+            yield scorer, [(own["truth"], [own[scorer]]) for own in decisions]
+        elif len(seconds) == len(runs):
+            yield scorer, [(truth, [said]) for truth, said in seconds]

@@ -5,8 +5,8 @@ from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 
-from gwsmm.evidence.bootstrap import Bootstrap, Interval, difference, ratio
-from gwsmm.evidence.counting import METRICS
+from gwsmm.evidence.bootstrap import Bootstrap, Interval, difference, mean, ratio
+from gwsmm.evidence.counting import METRICS, Decisions, Metric
 from gwsmm.evidence.testing import holm, keeps, paired_t, wilcoxon
 from gwsmm.study.conditions import Condition, Numbers
 from gwsmm.study.reading import RunFolder
@@ -64,26 +64,32 @@ def _over_merged(
     return BOOTSTRAP.over_items_of_runs(values[:, here], weights[:, here], statistic)
 
 
-def item_change(runs: Sequence[RunFolder], item: str, metric: str) -> Interval:
-    """Merged minus individual of one item; responses are drawn, the same for both models.
+def over_responses(
+    metric: Metric, seeds: Sequence[tuple[Decisions, Sequence[Decisions]]], statistic: Statistic
+) -> Interval:
+    """Of one item; responses are drawn, the same for all models.
 
-    Of several seeds the mean; where they score the same responses, these are drawn once for all.
-    Of seeds with test responses of their own, some of which they have in common, it is the mean of
-    each end, which is too wide rather than too narrow.
+    Of several seeds the mean, over those of which it is known; where they score the same
+    responses, these are drawn once for all. Of seeds with test responses of their own, some of
+    which they have in common, it is the mean of each end, which is too wide rather than too narrow.
+
+    Args:
+        metric: of each model.
+        seeds: of each the truth [n, L] and what the models decided.
+        statistic: of the models' metrics [..., m], of one seed, or of several in turn.
     """
-    own = [run.decisions(item) for run in runs]
-    truth = own[0]["truth"]
-    same = all(np.array_equal(each["truth"], truth) for each in own)
-    found = [
-        BOOTSTRAP.over_responses(
-            METRICS[metric],
-            part[0]["truth"],
-            [each[model] for each in part for model in ("individual", "merged")],
-            difference,
-        )
-        for part in ([own] if same else [[each] for each in own])
-    ]
-    return Interval(*np.mean([astuple(each) for each in found], axis=0).tolist())
+    first, _ = seeds[0]
+    same = all(np.array_equal(truth, first) for truth, _ in seeds)
+    drawn = [(first, [said for _, models in seeds for said in models])] if same else seeds
+    found = [astuple(BOOTSTRAP.over_responses(metric, *part, statistic)) for part in drawn]
+    return Interval(*mean(np.array(found).T).tolist())
+
+
+def item_change(runs: Sequence[RunFolder], item: str, metric: str) -> Interval:
+    """Merged minus individual of one item; see `over_responses`."""
+    each = [run.decisions(item) for run in runs]
+    seeds = [(own["truth"], [own["individual"], own["merged"]]) for own in each]
+    return over_responses(METRICS[metric], seeds, difference)
 
 
 @dataclass(frozen=True)

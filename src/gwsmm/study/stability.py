@@ -1,6 +1,6 @@
 """Whether a plan is the same from other responses and other seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from gwsmm.grouping.linkage import Linkage, cut
+from gwsmm.grouping.linkage import Linkage
+from gwsmm.grouping.pairs import Pairs
 from gwsmm.study.conditions import Condition
 from gwsmm.study.reading import RunFolder
 from gwsmm.types import InputError, Plan
@@ -54,19 +55,26 @@ def plan_stability(condition: Condition) -> PlanStability:
     )
 
 
+_OF_DISTANCES: Mapping[str, type[Linkage] | type[Pairs]] = {
+    f"{kind.__module__}.{kind.__name__}": kind for kind in (Linkage, Pairs)
+}
+"""The groupings that ask for the distances alone, by their target in the configuration."""
+
+
 def half_plans(run: RunFolder) -> list[Plan]:
-    """The plans that the run's linkage makes of half-samples; none where something else decided."""
+    """The plans that the run's grouping makes of half-samples; none where it asks for more."""
     settings = dict(run.config.get("grouping", {}))
-    if settings.pop("_target_", "") != "gwsmm.grouping.linkage.Linkage":
+    kind = _OF_DISTANCES.get(settings.pop("_target_", ""))
+    if kind is None:
         return []
     try:
-        rule = Linkage(**settings)
+        grouping = kind(**settings)
     except ValidationError as error:
         raise InputError(f"{run.folder / 'config.yaml'}: grouping: {error}") from error
     plans = []
     for half in run.half_samples:
         try:
-            plans.append(cut(1 - half.similarity(), run.names, rule, "half-sample"))
+            plans.append(grouping.of(half))
         except InputError:  # Ward's method is not defined at every sample's distances
             continue
     return plans
