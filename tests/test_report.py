@@ -805,6 +805,35 @@ def test_every_run_that_has_several_plans_has_its_shares_of_them(several):
     assert shares.groupby("item").nunique()[["1", "2"]].eq(1).all(axis=None)  # have the same plan
 
 
+def test_the_gain_of_fine_tuning_that_is_kept_is_measured_from_the_frozen_control(tmp_path):
+    frozen = {
+        "merge": {"_target_": "gwsmm.merge.frozen.Frozen"},
+        "private": {"_target_": "gwsmm.private.nothing.Nothing"},
+    }
+    runs = [
+        write_run(tmp_path / name, noise=noise, config=config, plan=[ITEMS], overrides=[override])
+        for name, noise, config, override in (
+            ("frozen", 0.4, frozen, "merge=f"),
+            ("ties", 0.2, {"merge": {"_target_": "gwsmm.merge.ties.Ties"}}, "merge=ties"),
+            ("same", None, {"merge": {"_target_": "gwsmm.merge.average.Average"}}, "merge=none"),
+        )
+    ]
+    out = reported(tmp_path / "out", *runs)
+    table = read(out, "performance").set_index(["scope", "run", "model"])
+    for scope in ("all items", "merged items only"):
+        gain = table.loc[scope].xs("merged", level="model")["gain kept"]
+        assert gain["merge=f"] == pytest.approx(0, abs=1e-12)
+        assert gain["merge=none"] == pytest.approx(1)
+        f1 = table.loc[scope]["micro F1"]
+        least, most = f1["merge=f", "merged"], f1["merge=ties", "individual"]
+        wanted = (f1["merge=ties", "merged"] - least) / (most - least)
+        assert gain["merge=ties"] == pytest.approx(wanted, abs=1e-9)
+    assert "gain kept" not in read(reported(tmp_path / "two", *runs[1:]), "performance")
+    kept_apart = [ITEMS[:-1], ITEMS[-1:]]  # its own encoder, fine-tuned, scores the last item
+    control = write_run(tmp_path / "part", config=frozen, plan=kept_apart, overrides=["merge=f"])
+    assert "gain kept" not in read(reported(tmp_path / "o", control, *runs[1:]), "performance")
+
+
 def test_a_second_rater_and_subgroups_have_their_rows(tmp_path):
     out = reported(tmp_path / "out", write_run(tmp_path / "run", twice=True))
     table = read(out, "agreement").set_index(["item", "scored by"])

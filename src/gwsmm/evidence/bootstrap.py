@@ -164,3 +164,13 @@ def ratio(models: Numbers) -> Numbers:
     """The second of two as a share of the first; nan where that is nothing."""
     whole = models[..., 0]
     return np.divide(models[..., 1], whole, out=np.full_like(whole, np.nan), where=whole != 0)
+
+
+def gain(models: Numbers) -> Numbers:
+    """What the third of three has of the way from the first to the second; nan: there is none."""
+    least, most, merged = np.moveaxis(models, -1, 0)
+    whole = most - least
+    found: Numbers = np.divide(
+        merged - least, whole, out=np.full_like(whole, np.nan), where=whole > 0
+    )
+    return found

@@ -13,6 +13,8 @@ from gwsmm.results import MODELS
 from gwsmm.study.conditions import Condition
 from gwsmm.study.estimates import (
     LEVEL,
+    gain_kept,
+    gain_kept_of_merged,
     kept_enough,
     mean_over_items,
     mean_over_merged,
@@ -27,6 +29,7 @@ HEADINGS = {
     "label_accuracy": "label accuracy",
 }
 KEPT = "micro F1 kept"
+_GAIN = "gain kept"
 PUBLISHED = Path(__file__).parent / "published.json"
 _ALL, _MERGED = "all items", "merged items only"
 MEGABYTE = 1e6
@@ -89,7 +92,8 @@ def performance(conditions: Sequence[Condition]) -> Table:
     frame = named(rows).astype({"encoders": float, "seeds": "Int64"})
     own = frame["scope"].isin([_ALL, _MERGED])
     merged = frame[own & (frame["model"] == "merged")]
-    best = best_of(merged, "scope", (*HEADINGS.values(), KEPT))
+    kept = [name for name in (KEPT, _GAIN) if name in frame]
+    best = best_of(merged, "scope", (*HEADINGS.values(), *kept))
     first = conditions[0].runs
     note = (
         f"Means over {len(conditions[0].names)} items, weighted by their test responses"
@@ -99,10 +103,17 @@ def performance(conditions: Sequence[Condition]) -> Table:
         "test every item counts the same, as in the paper's, so that it can differ from what the "
         "weighted means say."
         + (" The items that are merged are each run's own." if len(conditions) > 1 else "")
+        + (_GAIN_SAID if _GAIN in frame else "")
         + (f" {record['note']}" if published else "")
     )
     marks = {**_enough(conditions, frame), **(_better(record, frame) if published else {})}
     return Table("performance", "Performance", note, frame, best, marks)
+
+
+_GAIN_SAID = (
+    " The gain is that of fine-tuning: how far micro F1 is above that of heads on the pretrained "
+    "encoder as it came, which one of the runs is."
+)
 
 
 def _rows(conditions: Sequence[Condition], scope: str) -> list[Row]:
@@ -110,7 +121,11 @@ def _rows(conditions: Sequence[Condition], scope: str) -> list[Row]:
     rows: list[Row] = []
     for model in MODELS:
         these = [c for c in conditions if all(run.results[scope] for run in c.runs)]
-        made = [_performance(condition, model, scope) for condition in these]
+        made = [
+            _performance(condition, model, scope)
+            | (_gain(condition, conditions, scope) if model == "merged" else {})
+            for condition in these
+        ]
         if model != "merged" and len(made) > 1 and _alike(made):
             made = [{**made[0], "run": ""}]
         rows += made
@@ -139,6 +154,15 @@ def _performance(condition: Condition, model: str, scope: str) -> Row:
     if model == "merged":
         row |= spread(KEPT, share(condition, "micro_f1")) | {KEPT: kept}
     return row
+
+
+def _gain(condition: Condition, others: Sequence[Condition], scope: str) -> Row:
+    """What is kept of the gain, where one of the others is the control; see `Condition.frozen`."""
+    controls = [each for each in others if each.frozen and condition.seeds <= each.seeds]
+    if not controls:
+        return {}
+    kept = gain_kept if scope == "overall" else gain_kept_of_merged
+    return spread(_GAIN, kept(condition, controls[0], "micro_f1"))
 
 
 def _alike(rows: Sequence[Row]) -> bool:

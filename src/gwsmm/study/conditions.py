@@ -87,6 +87,15 @@ class Condition:
         )
 
     @property
+    def frozen(self) -> bool:
+        """Whether every item is scored by the pretrained encoder as it came, with heads alone."""
+        nothing = {
+            "merge._target_": '"gwsmm.merge.frozen.Frozen"',
+            "private._target_": '"gwsmm.private.nothing.Nothing"',
+        }
+        return nothing.items() <= self.settings.items() and bool(self.merged.all())
+
+    @property
     def merged(self) -> NDArray[np.bool_]:
         """[seeds, N]: whether the item shares an encoder."""
         return np.array([[n in run.plan.merged_items for n in self.names] for run in self.runs])

@@ -5,7 +5,7 @@ from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 
-from gwsmm.evidence.bootstrap import Bootstrap, Interval, difference, mean, ratio
+from gwsmm.evidence.bootstrap import Bootstrap, Interval, difference, gain, mean, ratio
 from gwsmm.evidence.counting import METRICS, Decisions, Metric
 from gwsmm.evidence.testing import holm, keeps, paired_t, wilcoxon
 from gwsmm.study.conditions import Condition, Numbers
@@ -31,14 +31,39 @@ def share_kept(condition: Condition, metric: str) -> Interval:
     return BOOTSTRAP.over_items(both, condition.responses, ratio)
 
 
+def gain_kept(condition: Condition, frozen: Condition, metric: str) -> Interval:
+    """What merging keeps of what fine-tuning gained, over heads on the pretrained encoder.
+
+    (merged − frozen) / (individual − frozen), all weighted by responses; nan where fine-tuning
+    gained nothing. The interval draws items.
+
+    Args:
+        condition: whose gain it is.
+        frozen: the control, with at least the same seeds; see `Condition.frozen`.
+        metric: of all three.
+    """
+    control = frozen.at(condition.seeds).scores("merged", metric)
+    three = [control, *(condition.scores(m, metric) for m in ("individual", "merged"))]
+    return BOOTSTRAP.over_items(np.stack(three, axis=1), condition.responses, gain)
+
+
 def mean_over_merged(condition: Condition, model: str, metric: str) -> Interval:
     """Of a model over the items that share an encoder; see `mean_over_items`."""
-    return _score(_over_merged(condition, [model], metric, lambda means: means[..., 0]))
+    values = condition.by_seed(model, metric)
+    return _score(_over_merged(condition, [values], lambda means: means[..., 0]))
 
 
 def share_kept_of_merged(condition: Condition, metric: str) -> Interval:
     """Merged as a share of individual over the items that share an encoder; see `share_kept`."""
-    return _over_merged(condition, ["individual", "merged"], metric, ratio)
+    both = [condition.by_seed(model, metric) for model in ("individual", "merged")]
+    return _over_merged(condition, both, ratio)
+
+
+def gain_kept_of_merged(condition: Condition, frozen: Condition, metric: str) -> Interval:
+    """The gain that is kept over the items that share an encoder; see `gain_kept`."""
+    control = frozen.at(condition.seeds).by_seed("merged", metric)
+    three = [control, *(condition.by_seed(m, metric) for m in ("individual", "merged"))]
+    return _over_merged(condition, three, gain)
 
 
 def _score(found: Interval) -> Interval:
@@ -47,20 +72,17 @@ def _score(found: Interval) -> Interval:
     return Interval(found.value, float(low), float(high))
 
 
-def _over_merged(
-    condition: Condition, models: Sequence[str], metric: str, statistic: Statistic
-) -> Interval:
+def _over_merged(condition: Condition, models: Sequence[Numbers], statistic: Statistic) -> Interval:
     """Items that some seed merged are drawn; each seed's mean is over those of its own.
 
     Args:
         condition: every seed of which merged some items.
-        models: m of them.
-        metric: of each.
+        models: [seeds, N] of each of m.
         statistic: of the means over the seeds [..., m].
     """
     here = condition.merged.any(axis=0)
     weights = condition.merged * condition.by_seed("merged", "responses")
-    values = np.stack([condition.by_seed(model, metric) for model in models], axis=-1)
+    values = np.stack(models, axis=-1)
     return BOOTSTRAP.over_items_of_runs(values[:, here], weights[:, here], statistic)
 
 
