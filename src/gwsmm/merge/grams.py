@@ -27,15 +27,14 @@ class RegressionMean:
     """
 
     def __init__(self, start: Tensor, device: str) -> None:
-        self._dtype = start.dtype
-        self._start = start.to(device, torch.float64)
-        self._pull = torch.zeros_like(self._start)
-        self._total = self._start.new_zeros(start.shape[1], start.shape[1])
+        self._start = start.to(device)
+        self._pull = torch.zeros_like(self._start, dtype=torch.float64)
+        self._total = self._pull.new_zeros(start.shape[1], start.shape[1])
 
     def add(self, weight: Tensor, gram: Tensor) -> None:
         """Take in a member's weight [out, in] and the Gram matrix [in, in] of its inputs."""
         gram = gram.to(self._total)
-        self._pull += (weight.to(self._start) - self._start) @ gram
+        self._pull += (weight.to(self._pull) - self._start.double()) @ gram
         self._total += gram
 
     def solve(self) -> Tensor:
@@ -47,13 +46,15 @@ class RegressionMean:
         scaled = self._total / size / size[:, None]
         cutoff = torch.finfo(torch.float32).eps  # what activations in fp32 can tell from nothing
         inverse = torch.linalg.pinv(scaled, hermitian=True, rtol=cutoff)
-        moved: Tensor = self._start + (self._pull / size) @ inverse / size
-        return moved.to(self._dtype).cpu()
+        moved: Tensor = self._start.double() + (self._pull / size) @ inverse / size
+        return moved.to(self._start.dtype).cpu()
 
 
-def shrunk(gram: Tensor, alpha: float) -> Tensor:
-    """The Gram matrix with all but its diagonal scaled by `alpha`."""
-    return alpha * gram + (1 - alpha) * gram.diagonal().diag()
+def shrink(gram: Tensor, alpha: float) -> None:
+    """Scale all of a Gram matrix but its diagonal by `alpha`, in place."""
+    diagonal = gram.diagonal().clone()
+    gram *= alpha
+    gram.diagonal().add_((1 - alpha) * diagonal)
 
 
 class Stage(NamedTuple):
@@ -142,7 +143,9 @@ def second_moments(
         for name in layers:
             hooks.enter_context(_before(network, name, look))
         infer(network, ids, filler, read, tick)
-    return {name: gram / max(seen[name], 1) for name, gram in sums.items()}
+    for name, gram in sums.items():
+        gram /= max(seen[name], 1)
+    return sums
 
 
 class _Reached(Exception):

@@ -1,16 +1,20 @@
 """RegMean: every linear layer answers its members' own inputs as they did."""
 
-from typing import Annotated, ClassVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from gwsmm.artefact import State
+from gwsmm.artefact import Member, State
 from gwsmm.merge.average import Average
 from gwsmm.merge.learning import Learners
 from gwsmm.merge.merging import PRETRAINED
 from gwsmm.merge.reading import step, training_ids
 from gwsmm.types import STRICT
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -46,19 +50,30 @@ class RegMean:
 
     def learn(self, learners: Learners) -> State:
         """Average, and solve for the linear layers; see `LearnedMerge`."""
-        from gwsmm.merge.grams import RegressionMean, linear_layers, second_moments, shrunk
+        from gwsmm.merge.grams import RegressionMean
 
         group = learners.sorted_by_name()
         merged = dict(group.merged_by(Average()))
         means: dict[str, RegressionMean] = {}
         for i, (member, state) in enumerate(zip(group.members, group.states, strict=True)):
-            network = group.network(member)
-            layers = linear_layers(network, merged)
-            ids = training_ids(group, member, self.responses)
             tick = step(group.tick, i, len(group.members))
-            grams = second_moments(network, layers, ids, group.encoder.padding, tick=tick)
-            for name in layers:
+            grams = self._grams(replace(group, tick=tick), member, merged)
+            for name in list(grams):
                 start = merged[f"{name}.weight"]
                 mean = means.setdefault(name, RegressionMean(start, group.trainer.device))
-                mean.add(state[f"{name}.weight"], shrunk(grams.pop(name), self.alpha))
-        return merged | {f"{name}.weight": mean.solve() for name, mean in means.items()}
+                mean.add(state[f"{name}.weight"], grams.pop(name))
+        for name in list(means):
+            merged[f"{name}.weight"] = means.pop(name).solve()
+        return merged
+
+    def _grams(self, group: Learners, member: Member, shared: State) -> dict[str, "Tensor"]:
+        """By linear layer G_i [in, in]; the network is gone from memory afterwards."""
+        from gwsmm.merge.grams import linear_layers, second_moments, shrink
+
+        network = group.network(member)
+        layers = linear_layers(network, shared)
+        ids = training_ids(group, member, self.responses)
+        grams = second_moments(network, layers, ids, group.encoder.padding, tick=group.tick)
+        for gram in grams.values():
+            shrink(gram, self.alpha)
+        return grams

@@ -49,7 +49,7 @@ class RegMeanPP:
             RegressionMean,
             linear_layers,
             second_moments,
-            shrunk,
+            shrink,
             stages,
         )
 
@@ -70,7 +70,8 @@ class RegMeanPP:
                     network, stage.layers, ids[i], filler, until=until, tick=tick
                 )
                 for name, mean in means.items():
-                    mean.add(state[f"{name}.weight"], shrunk(grams.pop(name), self.alpha))
+                    shrink(grams[name], self.alpha)
+                    mean.add(state[f"{name}.weight"], grams.pop(name))
             merged |= {f"{name}.weight": mean.solve() for name, mean in means.items()}
             network.load_state_dict({name: merged[name] for name in inside}, strict=False)
         return merged
