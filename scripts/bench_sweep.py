@@ -180,6 +180,7 @@ def processes(bench: Bench) -> None:
     twice = repeated(bench.root / "four", "begun")
     bench.note("processes", "one process on the grid", f"{one:.0f} s")
     bench.note("processes", f"four processes on the grid, {cores()} cores", f"{four:.0f} s")
+    bench.note("processes", "times faster than the one", f"{one / four:.2f}")
     bench.note("processes", "stages that two of them computed", str(twice))
     bench.keys |= {"four_processes_speedup": one / four, "four_processes_twice": twice}
 

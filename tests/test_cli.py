@@ -467,6 +467,7 @@ def test_flags_stand_anywhere(tmp_path, monkeypatch, arguments, says):
     ("flags", "says"),
     [
         ("--foo seed=1", "there is no flag --foo; see"),
+        ("-sc query=bash", "--shell-completion knows no command of two words"),
         ("--cfg", "--cfg/-c: expected one argument"),
         ("--cfg=jbo", "--cfg/-c: invalid choice: 'jbo'"),
         ("-m seed=1,2 --cfg job", "--multirun and --cfg: give one of the two"),

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 DRY = "--dry-run"
 # flags of Hydra and ours of which one is given at most: no job runs where something is shown
-_SHOWS = ("cfg", "info", "shell_completion")
+_SHOWS = ("cfg", "info")
 _ONE_OF = ("run", "multirun", *_SHOWS)
 _OR_DRY = ("dry_run", *_SHOWS, "help", "hydra_help", "experimental_rerun")
 
@@ -76,6 +76,8 @@ def _parsed(arguments: Sequence[str]) -> tuple[bool, list[str], list[str]]:
     given, rest = parser.parse_known_intermixed_args(told)
     if rest:
         parser.error(f"there is no flag {rest[0]}")
+    if given.shell_completion:
+        parser.error("--shell-completion knows no command of two words such as `gwsmm run`")
     for names in (_OR_DRY if given.dry_run else (), _ONE_OF):
         both = [f"--{name.replace('_', '-')}" for name in names if getattr(given, name)]
         if len(both) > 1:
