@@ -54,11 +54,31 @@ class Bootstrap:
             models: decisions [n, L] of each of the m models.
             statistic: of the models' metrics [..., m].
         """
+        (found,) = self.each_over_responses(
+            metric, truth, models, lambda values: statistic(values)[..., None]
+        )
+        return found
+
+    def each_over_responses(
+        self,
+        metric: Metric,
+        truth: NDArray[np.uint8],
+        models: Sequence[NDArray[np.uint8]],
+        statistic: Callable[[Numbers], Numbers],
+    ) -> list[Interval]:
+        """The same of q figures at once, of a metric that has several values or one.
+
+        Args:
+            metric: of each model.
+            truth: [n, L] of 0 and 1.
+            models: decisions [n, L] of each of the m models.
+            statistic: of the models' metrics [..., m], or [..., m, v] of v values; gives [..., q].
+        """
         counts = np.stack([metric.counts(truth, said) for said in models])  # [m, n, k]
         weights = self._draws(len(truth))
         sums = np.einsum("bn,mnk->bmk", weights, counts, optimize=True)
-        value = float(statistic(metric.value(counts.sum(axis=1))))
-        return self._percentiles(value, statistic(metric.value(sums)), len(truth))
+        values = statistic(metric.value(counts.sum(axis=1)))
+        return self._percentiles(values, statistic(metric.value(sums)), len(truth))
 
     def over_items(
         self, values: Numbers, weights: Numbers, statistic: Callable[[Numbers], Numbers]
@@ -103,8 +123,8 @@ class Bootstrap:
         """[B, n]: how often each of n is drawn."""
         return _draws(self.seed, self.repeats, n)
 
-    def _percentiles(self, value: float, replicates: Numbers, n: int) -> Interval:
-        """Quantiles that are pushed outwards, as the plain ones are a little too narrow.
+    def _percentiles(self, values: Numbers, replicates: Numbers, n: int) -> list[Interval]:
+        """Quantiles of [B, q] that are pushed outwards, as the plain ones are a little too narrow.
 
         For a mean it makes up for the factor (n − 1) / n of the bootstrap's variance and for the
         normal quantile in the place of Student's. Source: Hesterberg (2015), "What teachers
@@ -113,12 +133,13 @@ class Bootstrap:
         """
         from scipy.stats import norm, t
 
-        if n < 2 or np.isnan(replicates).all():
-            return Interval(value, np.nan, np.nan)
-        tail = (1 - self.level) / 2
-        tail = float(norm.cdf(np.sqrt(n / (n - 1)) * t.ppf(tail, n - 1)))
-        low, high = np.nanquantile(replicates, [tail, 1 - tail])
-        return Interval(value, float(low), float(high))
+        ends = np.full((2, len(values)), np.nan)
+        known = ~np.isnan(replicates).all(axis=0)
+        if n > 1 and known.any():
+            tail = (1 - self.level) / 2
+            tail = float(norm.cdf(np.sqrt(n / (n - 1)) * t.ppf(tail, n - 1)))
+            ends[:, known] = np.nanquantile(replicates[:, known], [tail, 1 - tail], axis=0)
+        return [Interval(*map(float, each)) for each in zip(values, *ends, strict=True)]
 
     def _about(self, value: float, replicates: Numbers, n: int) -> Interval:
         """As far to both sides as Student's interval with the bootstrap's standard error.
@@ -140,9 +161,10 @@ class Bootstrap:
 @lru_cache(maxsize=2)  # of the responses of one item, and of the items: asked for in turn
 def _draws(seed: int, repeats: int, n: int) -> Numbers:
     random = np.random.default_rng(seed)
-    drawn = random.multinomial(n, np.full(n, 1 / n), size=repeats).astype(float)
-    drawn.flags.writeable = False
-    return drawn
+    drawn = random.integers(n, size=(repeats, n)) + n * np.arange(repeats)[:, None]
+    counts = np.bincount(drawn.ravel(), minlength=repeats * n).reshape(repeats, n).astype(float)
+    counts.flags.writeable = False
+    return counts
 
 
 def difference(models: Numbers) -> Numbers:

@@ -145,12 +145,11 @@ ORDINAL: Mapping[str, Metric] = {
 """Of scores: Cohen's kappa with quadratic weights, and without weights."""
 
 
-def kappa_of(label: int) -> Metric:
-    """Cohen's kappa of one label; nan where nobody ever gives it, or both sides always do."""
-    here = slice(label, label + 1)
-    return Metric(
-        lambda truth, decisions: _labelled(truth[:, here], decisions[:, here]), _mean_label_kappa
-    )
+LABEL_KAPPAS = Metric(_labelled, _label_kappa)
+"""Cohen's kappa [..., L] of every label; nan where nobody ever gives it, or both sides always do.
+
+Of several values, and so no metric of an item.
+"""
 
 
 def ahead(metric: Metric) -> Metric:

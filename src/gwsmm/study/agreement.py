@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gwsmm.evidence.bootstrap import Interval, difference, mean
-from gwsmm.evidence.counting import MEASUREMENT, METRICS, ORDINAL, ahead, kappa_of
-from gwsmm.study.estimates import over_responses
+from gwsmm.evidence.counting import LABEL_KAPPAS, MEASUREMENT, METRICS, ORDINAL, Numbers, ahead
+from gwsmm.study.estimates import each_over_responses, over_responses
 from gwsmm.study.reading import Decisions, RunFolder
 
 MODELS = ("individual", "merged")
@@ -86,14 +86,21 @@ def label_agreements(runs: Sequence[RunFolder]) -> list[LabelAgreement]:
             item["name"],
             label,
             scorer,
-            over_responses(kappa_of(at), seeds, mean),
+            kappa,
             float(np.mean([truth[:, at].mean() for truth, _ in seeds])),
             float(np.mean([said[:, at].mean() for _, (said,) in seeds])),
         )
         for item in runs[0].results["items"]
         for scorer, seeds in _scored(runs, item["name"])
-        for at, label in enumerate(item["labels"])
+        for at, (label, kappa) in enumerate(
+            zip(item["labels"], each_over_responses(LABEL_KAPPAS, seeds, _by_label), strict=True)
+        )
     ]
+
+
+def _by_label(kappas: Numbers) -> Numbers:
+    """[..., m, L] → [..., L]: the mean over the models whose kappa is known."""
+    return mean(np.moveaxis(kappas, -1, -2))
 
 
 def subgroups(runs: Sequence[RunFolder]) -> list[Subgroup]:

@@ -100,11 +100,20 @@ def over_responses(
         seeds: of each the truth [n, L] and what the models decided.
         statistic: of the models' metrics [..., m], of one seed, or of several in turn.
     """
+    (found,) = each_over_responses(metric, seeds, lambda values: statistic(values)[..., None])
+    return found
+
+
+def each_over_responses(
+    metric: Metric, seeds: Sequence[tuple[Decisions, Sequence[Decisions]]], statistic: Statistic
+) -> list[Interval]:
+    """The same of several figures at once; see `Bootstrap.each_over_responses`."""
     first, _ = seeds[0]
     same = all(np.array_equal(truth, first) for truth, _ in seeds)
     drawn = [(first, [said for _, models in seeds for said in models])] if same else seeds
-    found = [astuple(BOOTSTRAP.over_responses(metric, *part, statistic)) for part in drawn]
-    return Interval(*mean(np.array(found).T).tolist())
+    found = [BOOTSTRAP.each_over_responses(metric, *part, statistic) for part in drawn]
+    ends = np.array([[astuple(each) for each in part] for part in found])  # [seeds, q, 3]
+    return [Interval(*each) for each in mean(np.moveaxis(ends, 0, -1)).tolist()]
 
 
 def item_change(runs: Sequence[RunFolder], item: str, metric: str) -> Interval:
