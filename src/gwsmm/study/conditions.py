@@ -215,13 +215,28 @@ def axes(found: Sequence[Condition]) -> dict[str, list[Condition]]:
     the first. A choice, of a strategy or of an encoder, brings its own settings along: they count
     as one axis.
     """
-    every = (_axes(base, found) for base in found)
+    every = (_axes(base, near) for base, near in zip(found, _near(found), strict=True))
     return max(every, key=lambda slices: sum(len(along) - 1 for along in slices.values()))
 
 
-def _axes(base: Condition, found: Sequence[Condition]) -> dict[str, list[Condition]]:
+def _near(found: Sequence[Condition]) -> list[list[Condition]]:
+    """Of every condition those that differ from it in one choice, or in its settings."""
+    choices = sorted({name.split(".")[0] for each in found for name in each.settings})
+    texts = [
+        [
+            json.dumps([o for o in sorted(each.settings.items()) if o[0].split(".")[0] == choice])
+            for choice in choices
+        ]
+        for each in found
+    ]
+    kinds = np.unique(texts, return_inverse=True)[1].reshape(len(found), len(choices))
+    apart = [(kinds != own).sum(axis=1) for own in kinds]
+    return [[found[int(at)] for at in np.flatnonzero(each == 1)] for each in apart]
+
+
+def _axes(base: Condition, near: Sequence[Condition]) -> dict[str, list[Condition]]:
     slices: dict[str, list[Condition]] = {}
-    for other in found:
+    for other in near:
         changed = {
             _axis(name, base, other)
             for name in base.settings.keys() | other.settings.keys()
