@@ -221,8 +221,9 @@ def pairs(axes: Axes, found: Prediction, *, apart: bool) -> None:
     """
     axes.plot(*found.points(apart=apart), "o", color=_BLUE, markersize=4)
     axes.axhline(0, color=_GREY, lw=0.8)
-    axes.locator_params(axis="x", nbins=5)
-    axes.set_xlabel(found.signal, fontsize=7)
+    axes.locator_params(axis="x", nbins=4)
+    what, bracket, condition = found.signal.partition(" (")  # which would be too long for a line
+    axes.set_xlabel("\n".join(filter(None, (what, bracket.strip() + condition))), fontsize=7)
     axes.set_ylabel(f"{found.loss}, groups of {found.size}", fontsize=8)
     value = (found.apart if apart else found.raw).spearman.value
     said = "without item effects: " if apart else ""
