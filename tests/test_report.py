@@ -829,6 +829,11 @@ def test_the_gain_of_fine_tuning_that_is_kept_is_measured_from_the_frozen_contro
         wanted = (f1["merge=ties", "merged"] - least) / (most - least)
         assert gain["merge=ties"] == pytest.approx(wanted, abs=1e-9)
     assert "gain kept" not in read(reported(tmp_path / "two", *runs[1:]), "performance")
+    other = frozen | {"encoder": {"model": "another"}}
+    control = write_run(tmp_path / "other", config=other, plan=[ITEMS], overrides=["merge=f"])
+    table = read(reported(tmp_path / "three", control, runs[1]), "performance")
+    gain = table[table["model"] == "merged"].set_index("run")["gain kept"]
+    assert gain["merge=ties"].isna().all()  # of another encoder, whose gain it is not
     kept_apart = [ITEMS[:-1], ITEMS[-1:]]  # its own encoder, fine-tuned, scores the last item
     control = write_run(tmp_path / "part", config=frozen, plan=kept_apart, overrides=["merge=f"])
     assert "gain kept" not in read(reported(tmp_path / "o", control, *runs[1:]), "performance")

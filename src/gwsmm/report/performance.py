@@ -30,6 +30,10 @@ HEADINGS = {
 }
 KEPT = "micro F1 kept"
 _GAIN = "gain kept"
+_GAIN_SAID = (
+    " The gain is that of fine-tuning: how far micro F1 is above that of heads on the pretrained "
+    "encoder as it came, which one of the runs is."
+)
 PUBLISHED = Path(__file__).parent / "published.json"
 _ALL, _MERGED = "all items", "merged items only"
 MEGABYTE = 1e6
@@ -110,12 +114,6 @@ def performance(conditions: Sequence[Condition]) -> Table:
     return Table("performance", "Performance", note, frame, best, marks)
 
 
-_GAIN_SAID = (
-    " The gain is that of fine-tuning: how far micro F1 is above that of heads on the pretrained "
-    "encoder as it came, which one of the runs is."
-)
-
-
 def _rows(conditions: Sequence[Condition], scope: str) -> list[Row]:
     """Of every model and condition; what all conditions have alike counts once."""
     rows: list[Row] = []
@@ -158,7 +156,13 @@ def _performance(condition: Condition, model: str, scope: str) -> Row:
 
 def _gain(condition: Condition, others: Sequence[Condition], scope: str) -> Row:
     """What is kept of the gain, where one of the others is the control; see `Condition.frozen`."""
-    controls = [each for each in others if each.frozen and condition.seeds <= each.seeds]
+    controls = [
+        each
+        for each in others
+        if each.frozen
+        and condition.seeds <= each.seeds
+        and all(condition.chosen(c) == each.chosen(c) for c in ("encoder", "items", "split"))
+    ]
     if not controls:
         return {}
     kept = gain_kept if scope == "overall" else gain_kept_of_merged

@@ -86,6 +86,10 @@ class Condition:
             dtype=float,
         )
 
+    def chosen(self, choice: str) -> Settings:
+        """The settings of a choice, e.g. `merge`."""
+        return {name: v for name, v in self.settings.items() if name.split(".")[0] == choice}
+
     @property
     def frozen(self) -> bool:
         """Whether every item is scored by the pretrained encoder as it came, with heads alone."""
@@ -223,11 +227,7 @@ def _near(found: Sequence[Condition]) -> list[list[Condition]]:
     """Of every condition those that differ from it in one choice, or in its settings."""
     choices = sorted({name.split(".")[0] for each in found for name in each.settings})
     texts = [
-        [
-            json.dumps([o for o in sorted(each.settings.items()) if o[0].split(".")[0] == choice])
-            for choice in choices
-        ]
-        for each in found
+        [json.dumps(each.chosen(choice), sort_keys=True) for choice in choices] for each in found
     ]
     kinds = np.unique(texts, return_inverse=True)[1].reshape(len(found), len(choices))
     apart = [(kinds != own).sum(axis=1) for own in kinds]
