@@ -180,7 +180,7 @@ class Cluster:
         file = folder / "scheduler.json"
         at = ["--host", host, "--port", "0", "--scheduler-file", str(file)]
         self.start("distributed.cli.dask_scheduler", *at, inside=inside)
-        wait(file.exists)
+        wait(lambda: file.exists() and file.read_text().rstrip().endswith("}"))
         self.address = json.loads(file.read_text())["address"]
 
     def worker(self, *arguments: str, inside: Sequence[str] = ()) -> None:
