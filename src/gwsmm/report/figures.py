@@ -153,14 +153,19 @@ def item_map(axes: Axes, distances: Distances, plan: Plan) -> None:
     axes.autoscale_view()
     axes.apply_aspect()
     names = [f"{group + 1} {name}" for group, name in zip(groups, distances.names, strict=True)]
-    points = 72 * (axes.transData - axes.figure.dpi_scale_trans).transform(at)
-    for name, place, up in zip(names, at, _raised(names, points), strict=True):
-        axes.annotate(name, place, (6, 3 + up), textcoords="offset points", fontsize=7)
+    _write(axes, names, at)
     axes.set_title(f"shows {100 * share:.0f} % of the squared distances", fontsize=9)
 
 
+def _write(axes: Axes, names: Sequence[str], at: NDArray[np.float64]) -> None:
+    """A name beside each point [n, 2], on no other name; the limits of the axes are set before."""
+    points = 72 * (axes.transData - axes.figure.dpi_scale_trans).transform(at)
+    for name, place, up in zip(names, at, _raised(names, points), strict=True):
+        axes.annotate(name, place, (6, 3 + up), textcoords="offset points", fontsize=7)
+
+
 def _raised(names: Sequence[str], points: NDArray[np.float64]) -> list[float]:
-    """By how many points each name beside a point of the map goes up, to stand on no other."""
+    """By how many points each name beside a point of a picture goes up, to stand on no other."""
     height, letter, gap = 8, 3.8, 6  # points: of a line, of a letter, and to the name
     at = {i: points[i, 1] for i in np.argsort(points[:, 1])}
     done = list[int]()
@@ -187,13 +192,16 @@ def frontier(axes: Axes, conditions: Sequence[Condition]) -> None:
         (c.storage(f"bytes_{when}") / 1e6, float(c.overall(model, "micro_f1").mean()))
         for _, when, c, model in points
     ]
+    named = []
     for (name, _, _, model), (size, score) in zip(points, at, strict=True):
         axes.plot(size, score, "^" if model == "individual" else "o", color=_BLUE)
         beaten = any(s <= size and f > score for s, f in at)
         if len(conditions) <= _MOST or not beaten:  # of many, those that none beats have a name
-            axes.annotate(name, (size, score), (5, 4), textcoords="offset points", fontsize=7)
+            named.append((name, (size, score)))
     axes.margins(x=0.25, y=0.15)
+    axes.autoscale_view()
     axes.set_xlim(left=0)
+    _write(axes, [name for name, _ in named], np.array([place for _, place in named]))
     axes.set_xlabel("MB of all encoders, heads and codes", fontsize=8)
     axes.set_ylabel("micro F1 on test responses", fontsize=8)
 
