@@ -674,12 +674,17 @@ def test_a_damaged_member_is_not_merged(tiny, make_item, make_member, tmp_path):
         )
 
 
+M_MMAP_THRESHOLD = -3  # of malloc.h
+
+
 def peak_memory(work):
     """The largest memory of this process, in bytes, while it does this work."""
     here = Path("/proc/self")
     gc.collect()
     try:
-        ctypes.CDLL(None).malloc_trim(0)  # what was freed before would hide what is taken now
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, 1 << 16)  # every tensor goes back as soon as it is freed
+        libc.malloc_trim(0)  # what was freed before would hide what is taken now
         (here / "clear_refs").write_text("5")  # the peak starts anew
     except (OSError, AttributeError):
         pytest.skip("this machine does not tell the peak of a process")
@@ -688,33 +693,32 @@ def peak_memory(work):
 
 
 @pytest.fixture(scope="module")
-def large(configured):
-    """An encoder that is large beside any of its tensors, in little time."""
-    return replace(
-        configured("encoder", "encoder=tiny"),
-        random={
-            "vocab_size": 1000,
-            "hidden_size": 96,
-            "num_hidden_layers": 12,
+def sized(configured):
+    """An encoder of so many words, layers and dimensions."""
+
+    def made(words, layers, width, inner):
+        sizes = {
+            "vocab_size": words,
+            "hidden_size": width,
+            "num_hidden_layers": layers,
             "num_attention_heads": 4,
-            "intermediate_size": 384,
-        },
-    )
+            "intermediate_size": inner,
+        }
+        return replace(configured("encoder", "encoder=tiny"), random=sizes)
+
+    return made
 
 
 @pytest.fixture(scope="module")
-def wordy(configured):
+def large(sized):
+    """An encoder that is large beside any of its tensors, in little time."""
+    return sized(words=1000, layers=12, width=96, inner=384)
+
+
+@pytest.fixture(scope="module")
+def wordy(sized):
     """An encoder that is hardly more than its words: one tensor of 10 MB, in little time."""
-    return replace(
-        configured("encoder", "encoder=tiny"),
-        random={
-            "vocab_size": 20_000,
-            "hidden_size": 128,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 4,
-            "intermediate_size": 256,
-        },
-    )
+    return sized(words=20_000, layers=1, width=128, inner=256)
 
 
 @pytest.fixture(scope="module")
