@@ -878,7 +878,19 @@ def test_a_seed_in_which_a_label_has_no_kappa_does_not_blank_that_of_the_others(
         found += [each.values["label_kappa"].value for each in agreements(seeds)]
         assert found == pytest.approx([kappa] * 4, nan_ok=True)
     (individual, _) = label_agreements([run(never), run(varied)])
-    assert individual.prevalence == 0.25  # of both seeds
+    assert individual.prevalence == individual.predicted == 0.25  # of both seeds
+
+
+def test_prevalence_is_of_every_label_by_itself():
+    truth, said = (np.random.default_rng(s).integers(0, 2, (50, 3), np.uint8) for s in (0, 1))
+    results = {"items": [{"name": "apples", "kind": "multilabel", "labels": ["a", "b", "c"]}]}
+    decided = {"truth": truth, "individual": said, "merged": truth}
+    run = SimpleNamespace(results=results, decisions=lambda _: decided, second=lambda _: None)
+    found = label_agreements([run])
+    assert [each.label for each in found] == ["a", "b", "c"] * 2
+    np.testing.assert_allclose([each.prevalence for each in found], [*truth.mean(0)] * 2)
+    predicted = [*said.mean(0), *truth.mean(0)]
+    np.testing.assert_allclose([each.predicted for each in found], predicted)
 
 
 def test_published_rows_stand_where_a_run_asks_for_them_and_say_that_they_are_of_other_answers(

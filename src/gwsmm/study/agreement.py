@@ -12,6 +12,7 @@ from gwsmm.study.estimates import each_over_responses, over_responses
 from gwsmm.study.reading import Decisions, RunFolder
 
 MODELS = ("individual", "merged")
+"""Whose decisions are held against the rater's."""
 SCORERS = ("second", *MODELS)
 """Whoever scores beside the rater; `second` is the second rater."""
 
