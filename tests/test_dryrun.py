@@ -33,11 +33,11 @@ def experiment(data):
 
 
 def asked(forecast: Forecast) -> set[tuple[str, str]]:
-    return {(each.stage, each.digest) for each in forecast.asked}
+    return {(each.stage, each.digest) for each in forecast.asked if each.stays}
 
 
 def missing(forecast: Forecast) -> set[tuple[str, str]]:
-    return {(each.stage, each.digest) for each in forecast.asked if not each.there}
+    return {(e.stage, e.digest) for e in forecast.asked if e.stays and not e.there}
 
 
 def kept(root: Path) -> set[tuple[str, str]]:
@@ -87,12 +87,13 @@ def test_what_must_be_read_is_waited_for_and_the_rest_is_asked_for(experiment, o
     items = prepare(x)
     forecast = foresee(x, items)
     assert forecast.waits == waits
-    stages = [stage for stage, _ in missing(forecast)]
+    stages = [each.stage for each in forecast.asked if not each.there]
     assert stages.count("finetune") == 3
     assert stages.count("distances") == 1
     # what every plan asks for: the individual models, and all pairs where these are tried
     tries = overrides[0] in ("evidence=pairs", "grouping=drift")
     assert stages.count("merge") == (3 if tries else 0)
+    assert "merge" not in [stage for stage, _ in missing(forecast)]  # those are not kept
     assert "evaluate" in stages
     assert sum(each.pairs for each in forecast.asked if each.stage == "distances") == 3
     assert sum(each.pairs for each in forecast.asked if each.stage == "stability") == 6
@@ -146,7 +147,14 @@ def finished(root: Path, stage: str, seconds: float, size: int, settings: object
 
 
 def result(root: Path, digest: str, **changed: object) -> Asked:
-    fields = {"stage": "s", "settings": {"a": 0}, "there": False, "pairs": 0, "workers": 2}
+    fields = {
+        "stage": "s",
+        "settings": {"a": 0},
+        "there": False,
+        "stays": True,
+        "pairs": 0,
+        "workers": 2,
+    }
     return Asked(store=root, digest=digest, **(fields | changed))
 
 
@@ -166,6 +174,8 @@ def test_times_are_medians_divided_over_the_workers_and_what_jobs_share_counts_o
     assert unlike.seconds == 16  # of all that there are
     (unknown,) = expected([Forecast([result(tmp_path, "x", stage="u", pairs=3)], None)])
     assert (unknown.seconds, unknown.bytes, unknown.pairs) == (None, None, 3)
+    (passing,) = expected([Forecast([result(tmp_path, "x", stays=False)], None)])
+    assert (passing.seconds, passing.bytes) == (2, 0)  # it takes its time, and no room
 
 
 # The command

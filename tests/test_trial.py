@@ -1,6 +1,7 @@
 """Groups tried before there is a plan: what is said of them is what the plan's merge will do."""
 
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from gwsmm.cli.run import build
 from gwsmm.grouping.candidates import Candidates
 from gwsmm.network import infer
 from gwsmm.pipeline import prepare, run, trained
+from gwsmm.store import LOG, claimed
 from gwsmm.trial import Trial
 from gwsmm.types import InputError
 
@@ -117,3 +119,52 @@ def test_a_plan_that_was_tried_is_carried_out(composed, grouping):
         merged = candidates.losses(pairs)
         cost = [sum(e) - sum(own[n] for n in p) for p, e in zip(pairs, merged, strict=True)]
     assert found.plan.merged_items == pairs[int(np.argmin(cost))]
+
+
+@pytest.mark.parametrize("numbers", ["float32", "float16"])
+def test_what_is_tried_leaves_its_scores_and_no_encoder(composed, monkeypatch, tmp_path, numbers):
+    store = tmp_path / "store"
+    shared = [f"store={store}", f"numbers={numbers}", "evidence=pairs", "heads=keep"]
+
+    def evidence():
+        x = composed(*shared, "grouping=all")
+        return x, run(x, prepare(x)).attempts
+
+    _, found = evidence()
+    kept = {path.name for path in (store / "merge").iterdir() if not path.suffix}
+    assert len(kept) == 1  # the plan's own
+    assert list((store / "passing").iterdir()) == []
+
+    made = (store / LOG).read_text()
+    x, again = evidence()
+    assert again == found
+    assert (store / LOG).read_text() == made
+    assert x.kept.used["merge"] == kept
+
+    monkeypatch.setattr("gwsmm.trial._AT_ONCE", 1)
+    others = [each for each in shared if not each.startswith("store")]
+    x = composed(f"store={tmp_path / 'other'}", *others, "grouping=all")
+    assert run(x, prepare(x)).attempts == found
+
+
+def test_a_merge_that_is_learned_is_kept(composed, tmp_path):
+    x = composed(f"store={tmp_path / 'store'}", "merge=joint", "merge.recipe.epochs=1", "grouping=none")
+    tried(x).losses([ALL[:2]])
+    (merged,) = (path for path in (tmp_path / "store" / "merge").iterdir() if not path.suffix)
+    assert (merged / "trunk.safetensors").exists()
+
+
+def test_what_a_killed_process_left_of_its_trials_goes_with_the_next(composed, tmp_path):
+    store = Path(composed(f"store={tmp_path / 'store'}").store)
+    kept = composed(f"store={store}").kept
+    with kept.passing() as theirs:
+        killed = store / "passing" / f"{'0' * 32}.part"
+        (killed / "merge").mkdir(parents=True)
+        theirs.root.mkdir()
+        with kept.passing() as ours:
+            ours.root.mkdir()
+            assert not killed.exists()
+            assert theirs.root.exists()
+            with claimed(ours.root.with_suffix(".lock")) as free:
+                assert not free
+        assert not ours.root.exists()

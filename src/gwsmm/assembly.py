@@ -18,6 +18,7 @@ from gwsmm.private.nothing import Nothing
 from gwsmm.private.pooler import Pooler
 from gwsmm.private.private import Private, PrivateTrunk
 from gwsmm.rounding import Rounding
+from gwsmm.store import Store
 from gwsmm.types import Plan
 
 log = logging.getLogger(__name__)
@@ -30,10 +31,12 @@ class Assembly:
     Attributes:
         x: the choices.
         members: of all items, in the order of the item set.
+        passing: where merged encoders are that nobody keeps; None: they are kept as all else is.
     """
 
     x: Experiment
     members: Sequence[Member]
+    passing: Store | None = None
 
     @cached_property
     def individual(self) -> dict[str, Scorer]:
@@ -67,7 +70,7 @@ class Assembly:
         if not isinstance(private, PrivateTrunk) or "pretrained" not in private.bases:
             return ()
         made = self.x.kept.each(Pretrained(encoder=self.x.encoder), [None], self.x.execute)
-        return tuple(self._rounded(made))
+        return tuple(self._rounded(made, self.x.kept))
 
     def _fitted(self, moved: Sequence[Moved]) -> list[Scorer]:
         """What scores these items with the heads, and the rules, that are fitted to them."""
@@ -125,7 +128,7 @@ class Assembly:
     @cached_property
     def _own(self) -> dict[str, Artefact]:
         """The items' own models as they are kept."""
-        made = self._rounded([member.made for member in self.members])
+        made = self._rounded([member.made for member in self.members], self.x.kept)
         return dict(zip([member.item.name for member in self.members], made, strict=True))
 
     @property
@@ -145,11 +148,16 @@ class Assembly:
             return [Group(tuple(self.members), None)]
         return [self.group(names) for names in plan.groups if len(names) > 1]
 
-    def _rounded(self, made: Sequence[Artefact]) -> Sequence[Artefact]:
+    @property
+    def _merged_in(self) -> Store:
+        """Where merged encoders go."""
+        return self.passing or self.x.kept
+
+    def _rounded(self, made: Sequence[Artefact], store: Store) -> Sequence[Artefact]:
         """These encoders in the number type in which they are kept."""
         if self.x.numbers == "float32":  # as they are
             return made
-        return self.x.kept.each(Rounding(numbers=self.x.numbers), made, self.x.execute)
+        return store.each(Rounding(numbers=self.x.numbers), made, self.x.execute)
 
     def _decided(self, members: Sequence[Member], scorers: Sequence[Scorer]) -> list[Scorer]:
         """These scorers, each with the rule that was fitted to it, if one is."""
@@ -170,14 +178,14 @@ class Assembly:
 
     def _trunks(self, groups: Sequence[Group]) -> list[tuple[Member, Artefact]]:
         """Every item with what its group was merged to."""
-        x = self.x
-        shared = self._shared
-        merge: Merging | Learning = (
-            Learning(encoder=x.encoder, merge=x.merge, private=shared, trainer=x.trainer)
-            if isinstance(x.merge, LearnedMerge)
-            else Merging(encoder=x.encoder, merge=x.merge, private=shared, trainer=x.trainer)
-        )
-        made = self._rounded(self.x.kept.each(merge, groups, x.execute))
+        x, shared = self.x, self._shared
+        if isinstance(x.merge, LearnedMerge):  # takes too long to be lost
+            learn = Learning(encoder=x.encoder, merge=x.merge, private=shared, trainer=x.trainer)
+            trunks = x.kept.each(learn, groups, x.execute)
+        else:
+            merge = Merging(encoder=x.encoder, merge=x.merge, private=shared, trainer=x.trainer)
+            trunks = self._merged_in.each(merge, groups, x.execute)
+        made = self._rounded(trunks, self._merged_in)
         return [
             (member, trunk)
             for group, trunk in zip(groups, made, strict=True)

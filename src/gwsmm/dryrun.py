@@ -4,9 +4,10 @@ The key of a result is made of the keys of its inputs. So what is not there can 
 same, and only what has to be read cannot be known before it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import NoReturn, Protocol, Self, TypeVar, cast, runtime_checkable
@@ -42,6 +43,7 @@ class Asked:
         settings: identity of the stage.
         digest: the key.
         there: whether it need not be computed.
+        stays: whether it is kept once it is there.
         pairs: that are solved for it, at most.
         workers: results of this stage that are computed at the same time.
     """
@@ -51,6 +53,7 @@ class Asked:
     settings: object
     digest: str
     there: bool
+    stays: bool
     pairs: int
     workers: int
 
@@ -61,9 +64,11 @@ class DryStore(Store):
 
     Attributes:
         asked: everything that was asked for, by its folder, in this order.
+        passes: whether nothing stays that is asked for through this object; see `Store.passing`.
     """
 
     asked: dict[Path, Asked] = field(default_factory=dict, compare=False, repr=False)
+    passes: bool = False
 
     def each(
         self, stage: Stage[Subject], subjects: Sequence[Subject], execute: Execute
@@ -74,6 +79,11 @@ class DryStore(Store):
     def once(self, stage: JointStage[Subject], subject: Subject, execute: Execute) -> Artefact:
         """The result of a stage that spreads its work itself, there or not; see `Store`."""
         return self._ask(stage, [subject], 1)[0]
+
+    @contextmanager
+    def passing(self) -> Iterator[Store]:
+        """The same, of which nothing would stay; see `Store`."""
+        yield replace(self, passes=self.remote is None)
 
     def holds(self, stage: str, digest: str) -> bool:
         """Whether the result is here or at the remote, where it stays; see `Store`."""
@@ -87,20 +97,22 @@ class DryStore(Store):
         digests = [key_of(stage, subject).digest for subject in subjects]
         with ThreadPoolExecutor(_QUESTIONS) as pool:
             there = list(pool.map(partial(self.holds, stage.stage), digests))
-        found = list[Artefact]()
+        found = [_Untouched(self._folder(stage.stage, digest), digest) for digest in digests]
         for subject, digest, it_is in zip(subjects, digests, there, strict=True):
             folder = self._folder(stage.stage, digest)
+            if self.passes and folder in self.asked:  # it stays, or was asked for before
+                continue
             self.asked[folder] = Asked(
                 store=self.root,
                 stage=stage.stage,
                 settings=identity(stage),
                 digest=digest,
-                there=it_is,
+                there=it_is and not self.passes,
+                stays=not self.passes,
                 pairs=stage.pairs(subject) if isinstance(stage, Solves) else 0,
                 workers=workers,
             )
-            found.append(_Untouched(folder, digest))
-        return found
+        return list(found)
 
 
 class _Untouched(Artefact):

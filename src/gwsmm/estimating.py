@@ -72,7 +72,8 @@ def _expected(jobs: Sequence[Sequence[Asked]], stage: str, history: _History) ->
     sizes, times = [], []
     for group in [group for job in missing for group in _alike(job)]:
         finished, rounds = history.like(group[0]), -(-len(group) // group[0].workers)
-        sizes.append(_median(len(group), (each.bytes for each in finished)))
+        stay = sum(each.stays for each in group)
+        sizes.append(_median(stay, (each.bytes for each in finished)))
         times.append(_median(rounds, (each.seconds for each in finished)))
     return Expected(
         stage=stage,
@@ -98,6 +99,8 @@ def _alike(job: Iterable[Asked]) -> list[list[Asked]]:
 
 def _median(times: int, values: Iterable[float | None]) -> float | None:
     """So many times the median of what is known; None: nothing is."""
+    if not times:
+        return 0.0
     known = [value for value in values if value is not None]
     return times * median(known) if known else None
 

@@ -6,6 +6,7 @@ its files are checksummed and the folder is renamed, so a killed program leaves 
 result or none. Beside its files a result says what it was made of and how long that took, and
 `log.jsonl` in the store has a line whenever somebody begins and ends to compute one. The time of a
 result's folder is that of its last use. `runs.jsonl` holds the folders of the runs that use it.
+`passing` holds stores within the store, each for a while.
 """
 
 import json
@@ -22,6 +23,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import ClassVar, Generic, NamedTuple, Protocol, TypeVar
+from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
@@ -35,6 +37,7 @@ log = logging.getLogger(__name__)
 
 LOG = "log.jsonl"
 NOTED = "runs.jsonl"
+PASSING = "passing"
 ORIGIN = "origin.json"
 PART = ".part"
 LOCK = ".lock"
@@ -189,6 +192,34 @@ class Store:
                     if not folder.exists():
                         self._obtain(stage, key, compute, patient)
         return Artefact(folder, key.digest)
+
+    @contextmanager
+    def passing(self) -> Iterator["Store"]:
+        """A store that is gone after the block, for results that are not worth their bytes.
+
+        With a remote it is this one: machines that share no folder find there what others made.
+
+        Raises:
+            InputError: the store cannot be written.
+        """
+        if self.remote is not None:
+            yield self
+            return
+        place = self.root / PASSING / f"{uuid4().hex}{PART}"
+        lock = FileLock(place.with_suffix(LOCK))
+        with writing(self.root, "store"):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            for left in place.parent.glob(f"*{PART}"):
+                with claimed(left.with_suffix(LOCK)) as free:
+                    if free:  # its owner was killed
+                        shutil.rmtree(left, ignore_errors=True)
+            lock.acquire()
+        try:
+            yield Store(place)
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+            lock.release()
+            place.with_suffix(LOCK).unlink(missing_ok=True)
 
     def _obtain(self, stage: str, key: Key, compute: Callable[[Path], None], patient: bool) -> None:
         """Download the result, or compute it; we hold its lock."""

@@ -1,7 +1,9 @@
 """Groups that are tried: merged as those of a plan, on validation responses while there is none."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +14,9 @@ from gwsmm.comparing import clouds, matrix
 from gwsmm.distance.cka import Cka
 from gwsmm.distance.distance import Distance
 from gwsmm.distance.drifting import Drifted, Drifting, load_drift
-from gwsmm.distance.subjects import WeightsOf
+from gwsmm.distance.subjects import CloudOf, WeightsOf
 from gwsmm.distance.task_vector_cosine import TaskVectorCosine
+from gwsmm.dryrun import DryExperiment
 from gwsmm.evaluate import (
     Evaluation,
     Tested,
@@ -26,12 +29,31 @@ from gwsmm.evidence.control import Attempt
 from gwsmm.features import Reading, own_readings, own_responses
 from gwsmm.grouping.candidates import Group, Signal
 from gwsmm.metrics import Scores
+from gwsmm.store import Stage, key_of
 from gwsmm.types import InputError, Item
+
+_AT_ONCE = 16  # groups whose merged encoders are on disk at the same time
+
+
+class Ask(NamedTuple):
+    """What is to be found of groups.
+
+    Attributes:
+        stage: that finds it.
+        subjects: what the stage takes, group by group, where this trial merges.
+    """
+
+    stage: Stage[Any]
+    subjects: "Callable[[Trial, Sequence[Group]], list[Any]]"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What `Candidates` asks for, computed through the store by the stages of the pipeline."""
+    """What `Candidates` asks for, computed through the store by the stages of the pipeline.
+
+    What is found of a group is kept. Its merged encoder is not: of most groups nothing else is ever
+    asked, and hundreds of encoders fill a disk.
+    """
 
     assembly: Assembly
 
@@ -42,42 +64,81 @@ class Trial:
 
     def losses(self, groups: Sequence[Group]) -> list[tuple[float, ...]]:
         """The validation loss of every item of each group; see `Candidates`."""
-        found = self.evaluated(groups, [validated(item) for item in self.items])
-        return _regrouped(groups, [tried(*each).loss for each in found])
-
-    def evaluated(
-        self, groups: Sequence[Group], items: Sequence[Item]
-    ) -> list[tuple[Item, Artefact]]:
-        """Every item of each group, group by group, with its evaluation, which is not read.
-
-        Args:
-            groups: to merge; a group of one is the item's own model.
-            items: with the responses to score as their test responses.
-        """
-        x, by_name = self.assembly.x, {item.name: item for item in items}
-        tested = [Tested(by_name[name], scorer) for name, scorer in self._scorers(groups)]
-        evaluate = Evaluation(encoder=x.encoder, trainer=x.trainer)
-        made = x.kept.each(evaluate, tested, x.execute)
-        return [(each.item, by) for each, by in zip(tested, made, strict=True)]
+        scored = self.scored([validated(item) for item in self.items])
+        (found,) = self.found(groups, [scored])
+        return _regrouped(groups, [tried(of.item, made).loss for of, made in found])
 
     def drifts(self, groups: Sequence[Group], signal: Signal) -> list[tuple[float, ...]]:
         """How far the cloud of every item of each group moves; see `Candidates`."""
-        return drifts_of(groups, self.drifted(groups, signal))
+        (found,) = self.found(groups, [self.moved(signal)])
+        return drifts_of(groups, [made for _, made in found])
 
-    def drifted(self, groups: Sequence[Group], signal: Signal) -> list[Artefact]:
-        """The drifts of the items of all groups of several, one after the other, not read."""
-        x, members = self.assembly.x, self.assembly.members
-        distance = self._distance(signal)
-        own = {e.name: e for e in clouds(x, own_readings(x.features, members), members)}
-        several = [group for group in groups if len(group) > 1]
-        moved = self.assembly.moved([self.assembly.group(group) for group in several])
+    def found(
+        self, groups: Sequence[Group], asks: Sequence[Ask]
+    ) -> list[list[tuple[Any, Artefact]]]:
+        """For every ask each of its subjects, group by group, with what was found, not read.
+
+        Args:
+            groups: to merge; a group of one is the item's own model.
+            asks: `scored` and `moved`.
+        """
+        x = self.assembly.x
+        dry = DryExperiment.of(x)
+        names = Trial(assembly=replace(self.assembly, x=dry))  # it computes nothing
+        known = [[ask.subjects(names, [group]) for ask in asks] for group in groups]
+
+        def is_there(subjects: Sequence[Sequence[Any]]) -> bool:
+            return all(
+                dry.kept.holds(ask.stage.stage, key_of(ask.stage, one).digest)
+                for ask, of_group in zip(asks, subjects, strict=True)
+                for one in of_group
+            )
+
+        todo = [group for group, of in zip(groups, known, strict=True) if not is_there(of)]
+        for start in range(0, len(todo), _AT_ONCE):
+            with x.kept.passing() as place:
+                here = Trial(assembly=replace(self.assembly, passing=place))
+                for ask in asks:
+                    subjects = ask.subjects(here, todo[start : start + _AT_ONCE])
+                    x.kept.each(ask.stage, subjects, x.execute)
+        flat = [[one for of_group in known for one in of_group[i]] for i in range(len(asks))]
+        made = [x.kept.each(a.stage, of, x.execute) for a, of in zip(asks, flat, strict=True)]
+        return [list(zip(of, by, strict=True)) for of, by in zip(flat, made, strict=True)]
+
+    def scored(self, items: Sequence[Item]) -> Ask:
+        """Ask for the evaluation of every item of each group.
+
+        Args:
+            items: with the responses to score as their test responses.
+        """
+        x, by_name = self.assembly.x, {item.name: item for item in items}
+        return Ask(
+            Evaluation(encoder=x.encoder, trainer=x.trainer),
+            lambda trial, groups: [
+                Tested(by_name[name], scorer) for name, scorer in trial._scorers(groups)
+            ],
+        )
+
+    def moved(self, signal: Signal) -> Ask:
+        """Ask how far every item of the groups of several moves."""
+        return Ask(Drifting(distance=self._distance(signal)), Trial._clouds)
+
+    def _clouds(self, groups: Sequence[Group]) -> list[Drifted]:
+        """Every item's cloud before and after the merge of its group."""
+        x = self.assembly.x
+        several = [self.assembly.group(group) for group in groups if len(group) > 1]
+        moved = self.assembly.moved(several)
         readings = [
             Reading(_Merged(each.trunk, each.pooler), own_responses(x.features, each.member).texts)
             for each in moved
         ]
         after = clouds(x, readings, [each.member for each in moved])
-        pairs = [Drifted(own[each.name], each) for each in after]
-        return x.kept.each(Drifting(distance=distance), pairs, x.execute)
+        return [Drifted(self._own_clouds[each.name], each) for each in after]
+
+    @cached_property
+    def _own_clouds(self) -> dict[str, CloudOf]:
+        x, members = self.assembly.x, self.assembly.members
+        return {e.name: e for e in clouds(x, own_readings(x.features, members), members)}
 
     def cosines(self) -> NDArray[np.float64]:
         """One minus the cosine of every two task vectors; see `Candidates`."""
@@ -163,14 +224,14 @@ def attempts(trial: Trial, groups: Sequence[Group], items: Sequence[Item]) -> li
     if signals and x.distance.compares == "clouds":
         signals.append("distance")
     splits = {"validation": [validated(item) for item in items], "test": items}
-    # all is computed before any of it is read
-    drifted = {signal: trial.drifted(every, signal) for signal in signals}
-    evaluated = {split: trial.evaluated(every, of) for split, of in splits.items()}
+    asks = [*map(trial.moved, signals), *map(trial.scored, splits.values())]
+    found = trial.found(every, asks)  # all is computed before any of it is read
+    moved, evaluated = found[: len(signals)], found[len(signals) :]
 
     names = [(group, name) for group in every for name in group]
     drifts = {
-        signal: [value for of in drifts_of(every, made) for value in of]
-        for signal, made in drifted.items()
+        signal: [value for of in drifts_of(every, [by for _, by in each]) for value in of]
+        for signal, each in zip(signals, moved, strict=True)
     }
     unknown: Sequence[float | None] = [None] * len(names)
     by_distance, by_cka = (drifts.get(signal, unknown) for signal in ("distance", "cka"))
@@ -179,14 +240,14 @@ def attempts(trial: Trial, groups: Sequence[Group], items: Sequence[Item]) -> li
             group=group,
             item=name,
             split=split,
-            scores=found.scores,
-            loss=found.loss,
-            drift=moved,
-            drift_cka=moved_cka,
+            scores=one.scores,
+            loss=one.loss,
+            drift=drift,
+            drift_cka=drift_cka,
             evaluation=by.digest,
         )
-        for split, made in evaluated.items()
-        for (group, name), (_, by), found, moved, moved_cka in zip(
-            names, made, [tried(*each) for each in made], by_distance, by_cka, strict=True
+        for split, made in zip(splits, evaluated, strict=True)
+        for (group, name), (_, by), one, drift, drift_cka in zip(
+            names, made, [tried(of.item, by) for of, by in made], by_distance, by_cka, strict=True
         )
     ]
