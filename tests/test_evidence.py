@@ -12,13 +12,14 @@ from scipy import stats
 from sklearn.metrics import cohen_kappa_score
 
 from gwsmm.evidence.association import Association, spearman, without_items
-from gwsmm.evidence.bootstrap import Bootstrap, difference, ratio
+from gwsmm.evidence.bootstrap import Bootstrap, difference, mean, ratio
 from gwsmm.evidence.control import Control
 from gwsmm.evidence.counting import LABEL_KAPPAS, MEASUREMENT, METRICS, ORDINAL, ahead
 from gwsmm.evidence.testing import holm, keeps, paired_t, wilcoxon
 from gwsmm.items.ordinal import encode
 from gwsmm.metrics import score
-from gwsmm.study.estimates import item_change
+from gwsmm.study import estimates
+from gwsmm.study.estimates import item_change, over_responses
 from gwsmm.types import partition
 
 NEAR = 1e-9
@@ -354,3 +355,27 @@ def test_a_plan_that_has_no_other_of_its_sizes_has_no_controls(groups):
 def test_nothing_is_tried_that_was_not_asked_for():
     found = control(sizes=(), plans=0)(plan("abc", "defg"), NAMES)
     assert found.groups == ()
+
+
+@pytest.mark.parametrize("most", [1, 1 << 16])
+def test_what_is_remembered_of_decisions_is_what_they_say(monkeypatch, most):
+    monkeypatch.setattr(estimates, "_known", {})
+    monkeypatch.setattr(estimates, "_MOST", most)
+    some, others, wider = rated(1), rated(2), rated(3, labels=5)
+    asked = [
+        (METRICS[metric], [(truth, [said, truth][:models])], statistic)
+        for truth, said in (some, others, wider, some)
+        for metric in ("micro_f1", "exact_match")
+        for models, statistic in ((1, mean), (2, mean), (2, difference))
+    ]
+    once = [over_responses(*each) for each in asked]
+    assert len({astuple(each) for each in once}) == len(asked) * 3 // 4
+    assert len(estimates._known) <= most
+    # transposed in memory, the same decisions
+    again = [
+        over_responses(metric, [(np.asfortranarray(truth), models)], statistic)
+        for metric, [(truth, models)], statistic in asked
+    ]
+    assert again == once
+    for (metric, [(truth, models)], statistic), found in zip(asked, once, strict=True):
+        assert found == estimates.BOOTSTRAP.over_responses(metric, truth, models, statistic)

@@ -148,7 +148,9 @@ def test_what_is_tried_leaves_its_scores_and_no_encoder(composed, monkeypatch, t
 
 
 def test_a_merge_that_is_learned_is_kept(composed, tmp_path):
-    x = composed(f"store={tmp_path / 'store'}", "merge=joint", "merge.recipe.epochs=1", "grouping=none")
+    x = composed(
+        f"store={tmp_path / 'store'}", "merge=joint", "merge.recipe.epochs=1", "grouping=none"
+    )
     tried(x).losses([ALL[:2]])
     (merged,) = (path for path in (tmp_path / "store" / "merge").iterdir() if not path.suffix)
     assert (merged / "trunk.safetensors").exists()

@@ -131,13 +131,10 @@ class Bootstrap:
         should know about the bootstrap", the expanded percentile interval. Of one response alone
         there is no interval.
         """
-        from scipy.stats import norm, t
-
         ends = np.full((2, len(values)), np.nan)
         known = ~np.isnan(replicates).all(axis=0)
         if n > 1 and known.any():
-            tail = (1 - self.level) / 2
-            tail = float(norm.cdf(np.sqrt(n / (n - 1)) * t.ppf(tail, n - 1)))
+            tail = _tail(self.level, n)
             ends[:, known] = np.nanquantile(replicates[:, known], [tail, 1 - tail], axis=0)
         return [Interval(*map(float, each)) for each in zip(values, *ends, strict=True)]
 
@@ -149,13 +146,27 @@ class Bootstrap:
         Source: as of the other, the t interval with bootstrap standard error, whose square is
         made up for the bootstrap's (n − 1) / n.
         """
-        from scipy.stats import t
-
         if np.isnan(replicates).all():
             return Interval(value, np.nan, np.nan)
         error = np.nanstd(replicates) * np.sqrt(n / (n - 1))
-        reach = float(t.ppf((1 + self.level) / 2, n - 1) * error)
+        reach = float(_student(self.level, n) * error)
         return Interval(value, value - reach, value + reach)
+
+
+@lru_cache(maxsize=1 << 10)
+def _student(level: float, n: int) -> float:
+    """Student's quantile of n, on the side of the larger."""
+    from scipy.stats import t
+
+    return float(t.ppf((1 + level) / 2, n - 1))
+
+
+@lru_cache(maxsize=1 << 10)
+def _tail(level: float, n: int) -> float:
+    """The share of samples beyond each end of an interval of this level; see `_percentiles`."""
+    from scipy.stats import norm, t
+
+    return float(norm.cdf(np.sqrt(n / (n - 1)) * t.ppf((1 - level) / 2, n - 1)))
 
 
 @lru_cache(maxsize=2)  # of the responses of one item, and of the items: asked for in turn

@@ -16,6 +16,8 @@ MODELS = ("individual", "merged")
 SCORERS = ("second", *MODELS)
 """Whoever scores beside the rater; `second` is the second rater."""
 
+_AHEAD = ahead(METRICS["micro_f1"])
+
 Seeds = Sequence[tuple[Decisions, Sequence[Decisions]]]
 """Of every seed the truth [n, L] and what is held against it."""
 
@@ -154,7 +156,7 @@ def _of_subgroup(
             model,
             responses,
             over_responses(micro_f1, inside, mean),
-            over_responses(ahead(micro_f1), against, mean),
+            over_responses(_AHEAD, against, mean),
             change,
             over_responses(MEASUREMENT["smd"], inside, mean),
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
+from hashlib import sha256
 
 import numpy as np
 
@@ -16,6 +17,11 @@ BOOTSTRAP = Bootstrap(repeats=2000, level=0.95, seed=0)
 LEVEL = 0.05
 ENOUGH = 0.99
 """The share of the individual score of which it is tested whether it is kept."""
+
+_known: dict[tuple[Metric, Statistic, str], list[Interval]] = {}
+"""What was found of decisions, by their content: the runs of a sweep share their individual models,
+and its report asks for what every run's asked for."""
+_MOST = 1 << 16  # that are remembered
 
 
 def mean_over_items(condition: Condition, model: str, metric: str) -> Interval:
@@ -100,14 +106,45 @@ def over_responses(
         seeds: of each the truth [n, L] and what the models decided.
         statistic: of the models' metrics [..., m], of one seed, or of several in turn.
     """
-    (found,) = each_over_responses(metric, seeds, lambda values: statistic(values)[..., None])
+    (found,) = each_over_responses(metric, seeds, _Alone(statistic))
     return found
+
+
+@dataclass(frozen=True)
+class _Alone:
+    """A statistic as the only one of several figures."""
+
+    statistic: Statistic
+
+    def __call__(self, values: Numbers) -> Numbers:
+        return self.statistic(values)[..., None]
 
 
 def each_over_responses(
     metric: Metric, seeds: Sequence[tuple[Decisions, Sequence[Decisions]]], statistic: Statistic
 ) -> list[Interval]:
     """The same of several figures at once; see `Bootstrap.each_over_responses`."""
+    key = metric, statistic, _content(seeds)
+    if key not in _known:
+        if len(_known) == _MOST:
+            _known.clear()
+        _known[key] = _over_responses(metric, seeds, statistic)
+    return list(_known[key])
+
+
+def _content(seeds: Sequence[tuple[Decisions, Sequence[Decisions]]]) -> str:
+    """A hash of the truth and the decisions of every seed."""
+    seen = sha256()
+    for truth, models in seeds:
+        for each in (truth, *models):
+            seen.update(f"{len(models)} {each.dtype} {each.shape} ".encode())
+            seen.update(np.ascontiguousarray(each).data)
+    return seen.hexdigest()
+
+
+def _over_responses(
+    metric: Metric, seeds: Sequence[tuple[Decisions, Sequence[Decisions]]], statistic: Statistic
+) -> list[Interval]:
     first, _ = seeds[0]
     same = all(np.array_equal(truth, first) for truth, _ in seeds)
     drawn = [(first, [said for _, models in seeds for said in models])] if same else seeds
