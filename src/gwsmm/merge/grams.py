@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from gwsmm.network import Network, infer, pad
 
+_ROWS = 1 << 11  # inputs that are taken at once, in fp64: all of a batch would be as much again
 _STAGE = re.compile(r"^.*?\.\d+(?=\.)")  # `trunk.encoder.layer.3` of all that is in that layer
 
 
@@ -126,9 +127,11 @@ def second_moments(
     seen = dict.fromkeys(layers, 0)
 
     def look(name: str, inputs: Tensor) -> None:
-        rows = _of_tokens(inputs, now).double()
-        sums[name].addmm_(rows.T, rows)
-        seen[name] += len(rows)
+        rows, of_tokens = inputs.flatten(end_dim=-2), _of_tokens(inputs, now)
+        for some in torch.split(of_tokens, _ROWS):
+            chosen = rows[some].double()
+            sums[name].addmm_(chosen.T, chosen)
+        seen[name] += len(of_tokens)
 
     def read(tokens: Tensor, mask: Tensor) -> Tensor:
         nonlocal now
@@ -172,7 +175,7 @@ def _square(network: Network, name: str) -> Tensor:
 
 
 def _of_tokens(inputs: Tensor, mask: Tensor) -> Tensor:
-    """The rows of [b, t, d] that are no padding; of other shapes, such as [b, d], all rows."""
+    """Which rows of [b, t, d] are no padding; of other shapes, such as [b, d], all rows."""
     if inputs.ndim == 3 and inputs.shape[:2] == mask.shape:
-        return inputs[mask.bool()]
-    return inputs.flatten(end_dim=-2)
+        return mask.flatten().nonzero()[:, 0]
+    return torch.arange(inputs.shape[:-1].numel(), device=inputs.device)
