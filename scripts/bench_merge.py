@@ -219,6 +219,8 @@ def scores(
                 continue
             base = frozen.setdefault(seed, row)
             row |= {f"individual_{name}": base[f"individual_{name}"] for name in METRICS}
+            if setting.plan == "one trunk":  # all are merged: of adapters too, against no adapter
+                row["individual_merged_only_micro_f1"] = row["individual_micro_f1"]
             least, individual = float(base["micro_f1"]), float(row["individual_micro_f1"])
             row["gain_kept"] = (float(row["micro_f1"]) - least) / (individual - least)
             row["seed"] = seed
