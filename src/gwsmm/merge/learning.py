@@ -65,7 +65,7 @@ class Learners:
 
     def network(self, member: Member, shared: State | None = None) -> "Network":
         """The member's own network, or with these shared tensors, without dropout."""
-        network = self.encoder.network(len(member.item.labels))
+        network = self.encoder.unfilled(len(member.item.labels))
         for part in ("trunk", "pooler", "head"):
             given = part_of(shared, part) if shared is not None else {}
             network.load_part(part, given or member.state(part))
