@@ -29,7 +29,7 @@ from gwsmm.evidence.control import Attempt
 from gwsmm.features import Reading, own_readings, own_responses
 from gwsmm.grouping.candidates import Group, Signal
 from gwsmm.metrics import Scores
-from gwsmm.store import Stage, key_of
+from gwsmm.store import Stage
 from gwsmm.types import InputError, Item
 
 _AT_ONCE = 16  # groups whose merged encoders are on disk at the same time
@@ -88,11 +88,9 @@ class Trial:
         known = [[ask.subjects(names, [group]) for ask in asks] for group in groups]
 
         def is_there(subjects: Sequence[Sequence[Any]]) -> bool:
-            return all(
-                dry.kept.holds(ask.stage.stage, key_of(ask.stage, one).digest)
-                for ask, of_group in zip(asks, subjects, strict=True)
-                for one in of_group
-            )
+            pairs = zip(asks, subjects, strict=True)
+            made = [each for ask, of in pairs for each in dry.kept.each(ask.stage, of, x.execute)]
+            return all(dry.kept.asked[each.path].there for each in made)
 
         todo = [group for group, of in zip(groups, known, strict=True) if not is_there(of)]
         for start in range(0, len(todo), _AT_ONCE):
