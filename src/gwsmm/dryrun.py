@@ -97,22 +97,21 @@ class DryStore(Store):
         digests = [key_of(stage, subject).digest for subject in subjects]
         with ThreadPoolExecutor(_QUESTIONS) as pool:
             there = list(pool.map(partial(self.holds, stage.stage), digests))
-        found = [_Untouched(self._folder(stage.stage, digest), digest) for digest in digests]
-        for subject, digest, it_is in zip(subjects, digests, there, strict=True):
-            folder = self._folder(stage.stage, digest)
-            if self.passes and folder in self.asked:  # it stays, or was asked for before
+        found: list[Artefact] = [_Untouched(self._folder(stage.stage, d), d) for d in digests]
+        for subject, made, it_is in zip(subjects, found, there, strict=True):
+            if self.passes and made.path in self.asked:  # it stays, or was asked for before
                 continue
-            self.asked[folder] = Asked(
+            self.asked[made.path] = Asked(
                 store=self.root,
                 stage=stage.stage,
                 settings=identity(stage),
-                digest=digest,
+                digest=made.digest,
                 there=it_is and not self.passes,
                 stays=not self.passes,
                 pairs=stage.pairs(subject) if isinstance(stage, Solves) else 0,
                 workers=workers,
             )
-        return list(found)
+        return found
 
 
 class _Untouched(Artefact):

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from gwsmm.evidence.bootstrap import Interval, difference, mean
 from gwsmm.evidence.counting import LABEL_KAPPAS, MEASUREMENT, METRICS, ORDINAL, Numbers, ahead
-from gwsmm.study.estimates import each_over_responses, over_responses
+from gwsmm.study.estimates import Seeds, each_over_responses, over_responses
 from gwsmm.study.reading import Decisions, RunFolder
 
 MODELS = ("individual", "merged")
@@ -17,9 +17,6 @@ SCORERS = ("second", *MODELS)
 """Whoever scores beside the rater; `second` is the second rater."""
 
 _AHEAD = ahead(METRICS["micro_f1"])
-
-Seeds = Sequence[tuple[Decisions, Sequence[Decisions]]]
-"""Of every seed the truth [n, L] and what is held against it."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from gwsmm.study.conditions import Condition, Numbers
 from gwsmm.study.reading import RunFolder
 
 Statistic = Callable[[Numbers], Numbers]
+Seeds = Sequence[tuple[Decisions, Sequence[Decisions]]]
+"""Of every seed the truth [n, L] and what is held against it."""
 BOOTSTRAP = Bootstrap(repeats=2000, level=0.95, seed=0)
 LEVEL = 0.05
 ENOUGH = 0.99
@@ -92,9 +94,7 @@ def _over_merged(condition: Condition, models: Sequence[Numbers], statistic: Sta
     return BOOTSTRAP.over_items_of_runs(values[:, here], weights[:, here], statistic)
 
 
-def over_responses(
-    metric: Metric, seeds: Sequence[tuple[Decisions, Sequence[Decisions]]], statistic: Statistic
-) -> Interval:
+def over_responses(metric: Metric, seeds: Seeds, statistic: Statistic) -> Interval:
     """Of one item; responses are drawn, the same for all models.
 
     Of several seeds the mean, over those of which it is known; where they score the same
@@ -120,9 +120,7 @@ class _Alone:
         return self.statistic(values)[..., None]
 
 
-def each_over_responses(
-    metric: Metric, seeds: Sequence[tuple[Decisions, Sequence[Decisions]]], statistic: Statistic
-) -> list[Interval]:
+def each_over_responses(metric: Metric, seeds: Seeds, statistic: Statistic) -> list[Interval]:
     """The same of several figures at once; see `Bootstrap.each_over_responses`."""
     key = metric, statistic, _content(seeds)
     if key not in _known:
@@ -132,7 +130,7 @@ def each_over_responses(
     return list(_known[key])
 
 
-def _content(seeds: Sequence[tuple[Decisions, Sequence[Decisions]]]) -> str:
+def _content(seeds: Seeds) -> str:
     """A hash of the truth and the decisions of every seed."""
     seen = sha256()
     for truth, models in seeds:
@@ -142,9 +140,7 @@ def _content(seeds: Sequence[tuple[Decisions, Sequence[Decisions]]]) -> str:
     return seen.hexdigest()
 
 
-def _over_responses(
-    metric: Metric, seeds: Sequence[tuple[Decisions, Sequence[Decisions]]], statistic: Statistic
-) -> list[Interval]:
+def _over_responses(metric: Metric, seeds: Seeds, statistic: Statistic) -> list[Interval]:
     first, _ = seeds[0]
     same = all(np.array_equal(truth, first) for truth, _ in seeds)
     drawn = [(first, [said for _, models in seeds for said in models])] if same else seeds
