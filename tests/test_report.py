@@ -691,16 +691,28 @@ def test_a_signal_that_says_the_loss_predicts_it_and_the_best_plan_stands_above_
 
 def test_a_signal_is_dropped_only_where_the_same_is_said_of_groups_of_the_same_size(tmp_path):
     run = write_run(tmp_path / "run")
-    write_own_shares(run, [2, 3])
+    write_own_shares(run, [2, 3, len(ITEMS)])
     found = predictions(conditions(read_runs([run, run])))
     for each in found[1:]:
         np.testing.assert_array_equal(each.losses, found[0].losses)
     assert [(each.split, each.size, each.loss) for each in found] == [
         (split, size, loss)
         for split in ("test", "validation")
-        for size in (2, 3)
+        for size in (2, 3, len(ITEMS))
         for loss in ("micro F1 lost", "cross-entropy gained")
     ]
+
+
+def test_nothing_is_drawn_apart_from_the_items_own_shares_where_nothing_is_left(tmp_path, several):
+    run = write_run(tmp_path / "run")
+    write_own_shares(run, [len(ITEMS)])
+    made = reported(tmp_path / "out", run)
+    table = read(made, "prediction")
+    assert table["Spearman"].notna().all()
+    assert table["Spearman without item effects"].isna().all()
+    own = ", without the items"
+    assert own not in (made / "report.html").read_text()
+    assert own in (several / "out" / "report.html").read_text()
 
 
 def test_signals_are_named_by_what_differs_apart_from_plans(tmp_path):
@@ -756,17 +768,17 @@ def test_p_values_are_adjusted_over_the_whole_table(several):
 def test_in_groups_of_any_size_a_loss_that_is_each_items_own_is_found_again():
     names = ("a", "b", "c", "d", "e")
     own = {name: float(2**i) for i, name in enumerate(names)}
-    groups = [group for size in (2, 3) for group in combinations(names, size)]
+    groups = [group for size in (5, 2, 3) for group in combinations(names, size)]
     rows = [(n, item, 5 - own[item]) for n, group in enumerate(groups) for item in group]
     rows += [(-1, item, 5.0) for item in names]
     frame = pd.DataFrame(rows, columns=["group", "item", "micro_f1"]).assign(split="test")
     run = SimpleNamespace(names=names, controls={"groups": groups}, attempts=frame)
     expected = [[(own[x] + own[y]) / 2 if x != y else 0.0 for y in names] for x in names]
-    assert complete_sizes(run) == [2, 3]
+    assert complete_sizes(run) == [2, 3, 5]
     for size in complete_sizes(run):
         assert merging_losses(run, size, "micro_f1", "test") == pytest.approx(np.array(expected))
     run.controls["groups"] = groups[:-1]  # not every trio
-    assert complete_sizes(run) == [2]
+    assert complete_sizes(run) == [2, 5]
 
 
 def test_a_plan_is_stable_where_half_samples_give_the_same_one(tmp_path):

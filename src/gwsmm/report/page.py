@@ -168,14 +168,14 @@ def _of_evidence(found: Sequence[Prediction], places: Sequence[Place]) -> list[P
     against = [
         _picture(
             f"What merging two items costs on {each.split} responses, against what was known "
-            f"before{said}",
+            "before" + (", without the items' own shares" if apart else ""),
             f"A point for every pair of items, {each.signal} against {each.loss}; numbers in the "
             f"table “{PREDICTION}”.",
             partial(figures.pairs, found=each, apart=apart),
             (5.5, 3.8),
         )
         for each in found
-        for apart, said in ((False, ""), (True, ", without the items' own shares"))
+        for apart in each.views
     ]
     return [*among, *against]
 

@@ -113,7 +113,7 @@ def _draw(folder: Path, conditions: Sequence[Condition], signals: Sequence[Predi
         partial(figures.pairs, found=each, apart=apart)
         for each in signals
         if each.split == "test" and each.loss == LOSSES["micro_f1"]
-        for apart in (False, True)
+        for apart in each.views
     ]
     if scatters:
         figures.save_several(scatters, (3.3, 2.8), folder / _PAIRS)

@@ -52,7 +52,8 @@ class Prediction:
         signals: [N, N].
         losses: [N, N].
         raw: the rank correlation.
-        apart: the same once every item's own share is taken from both sides.
+        apart: the same once every item's own share is taken from both sides; nan where nothing is
+            left, as of the losses where all items are one group.
     """
 
     signal: str
@@ -63,6 +64,11 @@ class Prediction:
     losses: Matrix
     raw: Correlation
     apart: Correlation
+
+    @property
+    def views(self) -> tuple[bool, ...]:
+        """What there is to look at: the pairs as they are, and apart from the items' own shares."""
+        return (False,) if np.isnan(self.apart.spearman.value) else (False, True)
 
     def points(self, *, apart: bool) -> tuple[Numbers, Numbers]:
         """Signal and loss of every pair of items, with the items' own shares or apart from them."""
@@ -170,10 +176,10 @@ def _tried(run: RunFolder, split: str) -> "pd.DataFrame":
 
 
 def complete_sizes(run: RunFolder) -> list[int]:
-    """The sizes of which every group was merged and a smaller choice remained."""
+    """The sizes of which every group was merged."""
     sizes = [len(group) for group in run.controls["groups"]]
     n = len(run.names)
-    return [size for size in sorted(set(sizes)) if size < n and sizes.count(size) == comb(n, size)]
+    return [size for size in sorted(set(sizes)) if sizes.count(size) == comb(n, size)]
 
 
 @dataclass(frozen=True, eq=False)
