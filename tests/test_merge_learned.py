@@ -13,7 +13,14 @@ from safetensors.torch import load_file, save_file
 from gwsmm.artefact import Member
 from gwsmm.merge.average import Average
 from gwsmm.merge.fisher import Fisher, FisherMean, information
-from gwsmm.merge.grams import RegressionMean, linear_layers, second_moments, shrink, stages
+from gwsmm.merge.grams import (
+    RegressionMean,
+    linear_layers,
+    parts,
+    second_moments,
+    shrink,
+    stages,
+)
 from gwsmm.merge.learning import LearnedMerge, Learners
 from gwsmm.merge.reading import step, training_ids
 from gwsmm.merge.regmean import RegMean
@@ -370,6 +377,21 @@ def test_regmean_is_the_regression_on_every_layer(members, gather, tiny):
     assert residual <= best * (1 + 1e-4)
     average = sum(map(float, excess(sum(weights) / 3, weights, grams)))
     assert residual < 0.9 * average
+
+
+def test_regmean_is_the_same_however_few_layers_fit_into_memory(members, gather, read, monkeypatch):
+    network, layers, ids = read
+    order = stages(network, layers, ids[0])
+    learners, merge = gather(members), RegMean(alpha=0.9, responses=None)
+    assert parts(network, order) == [(layers, None)]
+    at_once = merge.learn(learners)
+    monkeypatch.setattr("gwsmm.merge.grams._HELD", 0)
+    firsts = [stage.layers[0] for stage in order]
+    assert parts(network, order) == [
+        (stage.layers, until) for stage, until in zip(order, [*firsts[1:], None], strict=True)
+    ]
+    apart = merge.learn(learners)
+    assert all(torch.equal(tensor, apart[name]) for name, tensor in at_once.items())
 
 
 def root(gram):

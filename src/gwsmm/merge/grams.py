@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Container, Sequence
 from contextlib import ExitStack, suppress
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from gwsmm.network import Network, infer, pad
 
 _ROWS = 1 << 11  # inputs that are taken at once, in fp64: all of a batch would be as much again
+_HELD = 3 << 26  # bytes of sums at once, as `RegressionMean` and `second_moments` have; or a stage
 _STAGE = re.compile(r"^.*?\.\d+(?=\.)")  # `trunk.encoder.layer.3` of all that is in that layer
 
 
@@ -98,6 +100,33 @@ def stages(network: Network, layers: Sequence[str], ids: Sequence[int]) -> list[
             hooks.enter_context(_before(network, name, reach))
         network.represent(tokens.to(device), mask.to(device))
     return list(found.values())
+
+
+class Part(NamedTuple):
+    """Stages that follow one another.
+
+    Attributes:
+        layers: names of their linear modules.
+        until: the first linear module after them; None: they are the last.
+    """
+
+    layers: list[str]
+    until: str | None
+
+
+def parts(network: Network, order: Sequence[Stage]) -> list[Part]:
+    """The stages in parts whose sums fit into memory beside an encoder, whatever its depth."""
+    found: list[list[str]] = []
+    held = 0
+    for stage in order:
+        weights = [network.get_parameter(f"{name}.weight") for name in stage.layers]
+        needs = sum(8 * (2 * w.shape[1] ** 2 + w.numel()) for w in weights)
+        if not found or held + needs > _HELD:
+            found.append([])
+            held = 0
+        found[-1] += stage.layers
+        held += needs
+    return [Part(one, above[0] if above else None) for one, above in pairwise([*found, []])]
 
 
 def second_moments(

@@ -1,5 +1,6 @@
 """RegMean: every linear layer answers its members' own inputs as they did."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -16,6 +17,8 @@ from gwsmm.types import STRICT
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from gwsmm.merge.grams import Part
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class RegMean:
@@ -29,10 +32,11 @@ class RegMean:
     are averaged, and so are directions of the inputs that no response has. Equal G_i give the
     average; equal members are given back.
 
-    Needs texts of training responses, no labels, no gradients: one pass of every member over its
-    own responses, and one inverse for every layer. In memory: two encoders, and for every layer
-    three matrices in double precision, of [in, in] twice and of [out, in]. Choose it where there
-    are responses, but no time to train.
+    Needs texts of training responses, no labels, no gradients: every member reads its own
+    responses, once for every few transformer layers and up to these, and there is one inverse for
+    every linear layer. In memory: two encoders, and of these few transformer layers three matrices
+    in double precision, of [in, in] twice and of [out, in]. Choose it where there are responses,
+    but no time to train.
 
     Attributes:
         alpha: α, of the entries off the diagonal; 1: the regression itself.
@@ -50,30 +54,34 @@ class RegMean:
 
     def learn(self, learners: Learners) -> State:
         """Average, and solve for the linear layers; see `LearnedMerge`."""
-        from gwsmm.merge.grams import RegressionMean
+        from gwsmm.merge.grams import RegressionMean, linear_layers, parts, stages
 
         group = learners.sorted_by_name()
         merged = dict(group.merged_by(Average()))
-        means: dict[str, RegressionMean] = {}
-        for i, (member, state) in enumerate(zip(group.members, group.states, strict=True)):
-            tick = step(group.tick, i, len(group.members))
-            grams = self._grams(replace(group, tick=tick), member, merged)
-            for name in list(grams):
-                start = merged[f"{name}.weight"]
-                mean = means.setdefault(name, RegressionMean(start, group.trainer.device))
-                mean.add(state[f"{name}.weight"], grams.pop(name))
-        for name in list(means):
-            merged[f"{name}.weight"] = means.pop(name).solve()
+        ids = [training_ids(group, member, self.responses) for member in group.members]
+        network = group.network(group.members[0])
+        layers = parts(network, stages(network, linear_layers(network, merged), ids[0][0]))
+        del network  # every member has its own
+        for p, part in enumerate(layers):
+            starts = {name: merged[f"{name}.weight"] for name in part.layers}
+            means = {name: RegressionMean(w, group.trainer.device) for name, w in starts.items()}
+            for i, state in enumerate(group.states):
+                tick = step(step(group.tick, p, len(layers)), i, len(ids))
+                grams = self._grams(replace(group, tick=tick), group.members[i], ids[i], part)
+                for name, mean in means.items():
+                    mean.add(state[f"{name}.weight"], grams.pop(name))
+            for name in part.layers:
+                merged[f"{name}.weight"] = means.pop(name).solve()
         return merged
 
-    def _grams(self, group: Learners, member: Member, shared: State) -> dict[str, "Tensor"]:
+    def _grams(
+        self, group: Learners, member: Member, ids: Sequence[Sequence[int]], part: "Part"
+    ) -> dict[str, "Tensor"]:
         """By linear layer G_i [in, in]; the network is gone from memory afterwards."""
-        from gwsmm.merge.grams import linear_layers, second_moments, shrink
+        from gwsmm.merge.grams import second_moments, shrink
 
-        network = group.network(member)
-        layers = linear_layers(network, shared)
-        ids = training_ids(group, member, self.responses)
-        grams = second_moments(network, layers, ids, group.encoder.padding, tick=group.tick)
+        network, filler = group.network(member), group.encoder.padding
+        grams = second_moments(network, part.layers, ids, filler, until=part.until, tick=group.tick)
         for gram in grams.values():
             shrink(gram, self.alpha)
         return grams
