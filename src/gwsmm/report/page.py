@@ -167,8 +167,8 @@ def _of_evidence(found: Sequence[Prediction], places: Sequence[Place]) -> list[P
     ]
     against = [
         _picture(
-            f"What merging two items costs on {each.split} responses, against what was known "
-            "before" + (", without the items' own shares" if apart else ""),
+            f"What merging two items costs on {each.split} responses, against {each.signal}"
+            + (", without the items' own shares" if apart else ""),
             f"A point for every pair of items, {each.signal} against {each.loss}; numbers in the "
             f"table “{PREDICTION}”.",
             partial(figures.pairs, found=each, apart=apart),
