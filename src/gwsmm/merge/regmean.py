@@ -60,13 +60,13 @@ class RegMean:
         merged = dict(group.merged_by(Average()))
         ids = [training_ids(group, member, self.responses) for member in group.members]
         network = group.network(group.members[0])
-        layers = parts(network, stages(network, linear_layers(network, merged), ids[0][0]))
+        order = parts(network, stages(network, linear_layers(network, merged), ids[0][0]))
         del network  # every member has its own
-        for p, part in enumerate(layers):
+        for p, part in enumerate(order):
             starts = {name: merged[f"{name}.weight"] for name in part.layers}
             means = {name: RegressionMean(w, group.trainer.device) for name, w in starts.items()}
             for i, state in enumerate(group.states):
-                tick = step(step(group.tick, p, len(layers)), i, len(ids))
+                tick = step(step(group.tick, p, len(order)), i, len(ids))
                 grams = self._grams(replace(group, tick=tick), group.members[i], ids[i], part)
                 for name, mean in means.items():
                     mean.add(state[f"{name}.weight"], grams.pop(name))
