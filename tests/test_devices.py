@@ -1,6 +1,7 @@
 """One model trained on several devices: processes that share every batch, here of the processor."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from little import TINY, TWO, gwsmm, write_items
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
+from gwsmm import recipe
 from gwsmm.cli.finished import reopened
 from gwsmm.execute import Processes, Serial, at_once
 from gwsmm.finetune import Finetuning
@@ -93,6 +95,18 @@ def test_what_nothing_can_be_trained_with_is_refused_before_any_work(given, tmp_
 @pytest.mark.parametrize("given", [{}, {"devices": 2}, {"devices": 2, "strategy": "ddp"}], ids=str)
 def test_what_can_be_trained_with_is_not_refused(given):
     Trainer(**{"accelerator": "cpu", "devices": 1, "strategy": "auto"} | given).check()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells devices by files")
+@pytest.mark.parametrize("name", ["nvidia0", "kfd"])
+def test_torch_is_asked_for_a_gpu_where_a_driver_made_a_device(name, tmp_path, monkeypatch):
+    asked = recipe._has_gpu.__wrapped__  # whatever was found before
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(recipe, "_DEV", tmp_path)
+    (tmp_path / "nvme0").touch()  # a disk
+    assert not asked()
+    (tmp_path / name).touch()
+    assert asked()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -3,12 +3,14 @@
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from little import (
     COMMAND,
@@ -327,6 +329,16 @@ def test_the_second_run_computes_nothing_and_gives_the_same_bytes(world, first):
         "tables/items.tex",
     ):
         assert (second / name).read_bytes() == (first / name).read_bytes()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch says what the GPU can do")
+def test_a_run_that_finds_everything_loads_no_torch(world, first):
+    again = ["run", *TINY, HALVES, TWO, *world.where(world.root / "runs" / "light")]
+    code = (
+        f"import sys; from gwsmm.cli.main import main; main({again!r}); "
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
 def test_another_number_of_encoders_redoes_only_the_plan_and_what_follows(world, first):

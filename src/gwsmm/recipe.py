@@ -2,6 +2,7 @@
 
 import logging
 import re
+import sys
 import warnings
 from dataclasses import replace
 from functools import cache
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Precision = Literal["fp32", "bf16", "auto"]
+
+_DEV = Path("/dev")
+_GPUS = ("nvidia*", "nvhost*", "nvgpu*", "kfd", "dxg")
+"""What the drivers of NVIDIA and AMD, and Windows for its Linux, call the devices they make."""
 
 
 class Finetune(Protocol):
@@ -156,16 +161,24 @@ class Trainer:
     @property
     def device(self) -> str:
         """Where stages that only infer run: `cuda` if it is there and asked for, else `cpu`."""
-        import torch
+        return "cuda" if self.accelerator != "cpu" and _has_gpu() else "cpu"
 
-        return "cuda" if self.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+
+@cache
+def _has_gpu() -> bool:
+    """Whether torch finds one; Linux without any is told by its devices, without loading torch."""
+    if sys.platform == "linux" and not any(path for name in _GPUS for path in _DEV.glob(name)):
+        return False
+    import torch
+
+    return bool(torch.cuda.is_available())
 
 
 @cache
 def _computes_in_bf16() -> bool:
-    import torch
+    if _has_gpu():
+        import torch
 
-    if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported())
     processor = Path("/proc/cpuinfo")  # where there is none, fp32 is right
     return processor.exists() and bool(re.search(r"avx512_bf16|amx_bf16", processor.read_text()))
