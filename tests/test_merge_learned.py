@@ -387,9 +387,8 @@ def test_regmean_is_the_same_however_few_layers_fit_into_memory(members, gather,
     at_once = merge.learn(learners)
     monkeypatch.setattr("gwsmm.merge.grams._HELD", 0)
     firsts = [stage.layers[0] for stage in order]
-    assert parts(network, order) == [
-        (stage.layers, until) for stage, until in zip(order, [*firsts[1:], None], strict=True)
-    ]
+    assert [part.layers for part in parts(network, order)] == [stage.layers for stage in order]
+    assert [part.until for part in parts(network, order)] == [*firsts[1:], None]
     apart = merge.learn(learners)
     assert all(torch.equal(tensor, apart[name]) for name, tensor in at_once.items())
 

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Container, Sequence
 from contextlib import ExitStack, suppress
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -66,10 +65,12 @@ class Stage(NamedTuple):
     Attributes:
         prefix: of the names of all its tensors.
         layers: names of the modules, in the order in which they are reached.
+        until: the first linear module above; None: there is none.
     """
 
     prefix: str
     layers: list[str]
+    until: str | None = None
 
 
 def linear_layers(network: Network, shared: Container[str]) -> list[str]:
@@ -99,7 +100,9 @@ def stages(network: Network, layers: Sequence[str], ids: Sequence[int]) -> list[
         for name in layers:
             hooks.enter_context(_before(network, name, reach))
         network.represent(tokens.to(device), mask.to(device))
-    return list(found.values())
+    order = list(found.values())
+    above = [stage.layers[0] for stage in order[1:]] + [None]
+    return [stage._replace(until=until) for stage, until in zip(order, above, strict=True)]
 
 
 class Part(NamedTuple):
@@ -107,7 +110,7 @@ class Part(NamedTuple):
 
     Attributes:
         layers: names of their linear modules.
-        until: the first linear module after them; None: they are the last.
+        until: as of the last of them.
     """
 
     layers: list[str]
@@ -116,17 +119,18 @@ class Part(NamedTuple):
 
 def parts(network: Network, order: Sequence[Stage]) -> list[Part]:
     """The stages in parts whose sums fit into memory beside an encoder, whatever its depth."""
-    found: list[list[str]] = []
+    found: list[Part] = []
     held = 0
     for stage in order:
         weights = [network.get_parameter(f"{name}.weight") for name in stage.layers]
         needs = sum(8 * (2 * w.shape[1] ** 2 + w.numel()) for w in weights)
-        if not found or held + needs > _HELD:
-            found.append([])
-            held = 0
-        found[-1] += stage.layers
-        held += needs
-    return [Part(one, above[0] if above else None) for one, above in pairwise([*found, []])]
+        if found and held + needs <= _HELD:
+            found[-1] = Part(found[-1].layers + stage.layers, stage.until)
+            held += needs
+        else:
+            found.append(Part(stage.layers, stage.until))
+            held = needs
+    return found
 
 
 def second_moments(

@@ -58,8 +58,7 @@ class RegMeanPP:
         ids = [training_ids(group, member, self.responses) for member in group.members]
         network = group.network(group.members[0], merged)
         order = stages(network, linear_layers(network, merged), ids[0][0])
-        above = [stage.layers[0] for stage in order[1:]] + [None]
-        for s, (stage, until) in enumerate(zip(order, above, strict=True)):
+        for s, stage in enumerate(order):
             inside = [name for name in merged if name.startswith(stage.prefix)]
             starts = {name: merged[f"{name}.weight"] for name in stage.layers}
             means = {name: RegressionMean(w, group.trainer.device) for name, w in starts.items()}
@@ -67,7 +66,7 @@ class RegMeanPP:
                 network.load_state_dict({name: state[name] for name in inside}, strict=False)
                 tick = step(step(group.tick, s, len(order)), i, len(ids))
                 grams = second_moments(
-                    network, stage.layers, ids[i], filler, until=until, tick=tick
+                    network, stage.layers, ids[i], filler, until=stage.until, tick=tick
                 )
                 for name, mean in means.items():
                     shrink(grams[name], self.alpha)
