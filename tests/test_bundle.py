@@ -35,6 +35,7 @@ from onnxruntime import InferenceSession
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 from safetensors.torch import load_file
 
+from gwsmm.artefact import MANIFEST
 from gwsmm.bundle import sealing, tracing
 from gwsmm.bundle.card import card
 from gwsmm.bundle.reading import Bundle, open_bundle
@@ -356,6 +357,7 @@ def test_an_encoder_without_a_right_graph_is_bundled_without_one(
     assert says.get(what, "graph fails (encoder/graph.onnx: ") in line
     assert "torch will score" in line
     files = set(made.manifest.files) - {GRAPH}
+    assert MANIFEST not in bundle.manifest.files
     assert {name: bundle.manifest.files[name] for name in files} == {
         name: made.manifest.files[name] for name in files
     }

@@ -538,9 +538,10 @@ TABLES = {
 }
 
 
+@pytest.mark.parametrize("name", ["record.csv", "RECORD.CSV"])
 @pytest.mark.parametrize("table", TABLES)
-def test_a_table_gives_its_plan(table, tmp_path):
-    path = tmp_path / "record.csv"
+def test_a_table_gives_its_plan(table, name, tmp_path):
+    path = tmp_path / name
     path.write_text(TABLES[table])
     expert(path).check(items_of(ABC))
     assert planned(expert(path), drawn(0, 3, "abc")).groups == (("a", "b"), ("c",))
@@ -551,6 +552,7 @@ def test_a_table_gives_its_plan(table, tmp_path):
     [
         ("", "there are no rows"),
         ("item,group\na,1\nb\n", "row 3 has 1 cells and not an item and its group"),
+        ("item,group\na,1\nb, \n", "row 3, item b, names no group"),
         (
             ",a,b\nb,1,0.5\na,0.5,1\n",
             "the names in the first column are not those in the first row",

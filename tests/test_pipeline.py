@@ -33,6 +33,7 @@ from matplotlib.image import imread
 from sklearn.metrics import accuracy_score, f1_score
 
 from gwsmm.logbook import standing
+from gwsmm.report.evidence import PREDICTION
 
 METRICS = ("micro_f1", "macro_f1", "exact_match", "label_accuracy")
 FILES = {
@@ -440,6 +441,14 @@ def test_controls_are_scored_as_a_plan_of_them_would_be(world, first):
     assert other[["drift", "drift_cka"]].isna().all(axis=None)
     drifts = ["drift", "drift_cka"]
     pd.testing.assert_frame_equal(other.drop(columns=drifts), table.drop(columns=drifts))
+
+
+def test_what_another_run_tried_in_the_folder_is_no_evidence_of_this_one(world):
+    world.run("used", "evidence=pairs", "grouping.encoders=3")
+    folder = world.run("used", "grouping.encoders=2")
+    assert not {"attempts.parquet", "controls.json"} & {path.name for path in folder.iterdir()}
+    assert not {path.stem for path in (folder / "tables").iterdir()} & {"prediction", "standings"}
+    assert PREDICTION not in (folder / "report.md").read_text()
 
 
 def test_the_page_of_a_run_names_the_keys_of_its_distances(first):

@@ -388,11 +388,14 @@ def test_evidence_of_any_plan_and_of_other_groups_is_that_of_one_experiment(tmp_
 
 
 def test_names_of_items_may_be_numbers(tmp_path):
-    run = write_run(tmp_path / "run", items=["apples", "boats", "3", "04", "5.0", "1e3"])
-    assert list(read_runs([run])[0].distances.names) == ["apples", "boats", "3", "04", "5.0", "1e3"]
+    names = ["apples", "boats", "3", "04", "5.0", "1e3", "nan", "NA"]
+    run = write_run(tmp_path / "run", items=names)
+    (made,) = read_runs([run])
+    assert list(made.distances.names) == names
+    assert np.array_equal(made.distances.values, apart(0, len(names)))
     frame = read(reported(tmp_path / "out", run), "items")
     assert "04" in (tmp_path / "out" / "tables" / "items.csv").read_text()
-    assert len(frame) == 6
+    assert len(frame) == len(names)
 
 
 def test_another_strategy_is_one_axis_however_many_settings_it_brings(tmp_path):
@@ -463,6 +466,9 @@ def test_what_cannot_be_reported_is_one_line(tmp_path):
     refused(r"nowhere: there is no results\.json in it", str(tmp_path / "nowhere"))
     other = write_run(tmp_path / "other", noise=0.4, config={"grouping": linkage})
     refused("same experiment with seed 0 and other results", str(run), str(other), "--out", out)
+    again = write_run(tmp_path / "again", seed=1, labels=LABELS[:-1], config={"grouping": linkage})
+    differ = rf"differ in the labels of item {ITEMS[0]} .*the answers changed between them"
+    refused(differ, str(run), str(again), "--out", out)
     refused("say where their report goes with --out", str(run), str(run))
     fewer = write_run(tmp_path / "fewer", items=ITEMS[:4])
     refused("fewer has other items than .*run: report", str(run), str(fewer), "--out", out)

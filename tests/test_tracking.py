@@ -34,6 +34,7 @@ from little import (
 )
 from wandb.proto import wandb_internal_pb2 as proto
 
+from gwsmm.artefact import MANIFEST
 from gwsmm.bundle.writing import write_bundle
 from gwsmm.cli.run import build
 from gwsmm.pipeline import prepare, run
@@ -556,6 +557,15 @@ def test_a_disk_that_takes_no_more_ends_in_a_warning(finished, caplog):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "File too large" in refused(finished.folder, caplog)
+
+
+def test_the_bundle_of_a_run_that_was_here_before_is_replaced(finished, caplog):
+    (finished.folder / "bundle").mkdir()
+    (finished.folder / "bundle" / "old").touch()
+    replace(OFFLINE, bundle=True)(finished)
+    assert not caplog.records
+    assert not (finished.folder / "bundle" / "old").exists()
+    assert (finished.folder / "bundle" / MANIFEST).exists()
 
 
 def test_a_bundle_that_cannot_be_written_leaves_the_run_tracked(finished, caplog):

@@ -8,6 +8,7 @@ record, so that a lost connection loses nothing.
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -132,6 +133,8 @@ def _has_key() -> bool:
 def _bundled(run: Finished) -> Path | None:
     folder = run.folder.resolve() / "bundle"
     try:
+        if folder.exists():  # of another run that was here before
+            shutil.rmtree(folder)
         run.write_bundle(folder)
     except (InputError, OSError) as error:
         log.warning("no bundle is tracked (%s)", error)

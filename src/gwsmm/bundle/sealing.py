@@ -100,6 +100,8 @@ def seal(folder: Path, content: Content) -> None:
         write_json(folder / ADDED, content.added)
     text = card(content.results, content.items, content.encoder, content.added)
     (folder / "README.md").write_text(text, encoding="utf-8")
+    manifest_file = folder / MANIFEST
+    manifest_file.unlink(missing_ok=True)  # of an earlier sealing; it cannot hold its own checksum
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     libraries = ("torch", "transformers")
     manifest = Manifest(
@@ -115,7 +117,7 @@ def seal(folder: Path, content: Content) -> None:
             for path in files
         },
     )
-    (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    manifest_file.write_text(manifest.to_json(), encoding="utf-8")
 
 
 def checked_seal(

@@ -106,6 +106,7 @@ def _join_ray(address: str | None, cpus: int) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
+    from ray.exceptions import RayError
 
     if ray.is_initialized():
         return
@@ -114,4 +115,10 @@ def _join_ray(address: str | None, cpus: int) -> None:
     try:
         ray.init(address=address or "local", **here, **quiet)
     except (ConnectionError, ValueError) as error:
-        raise InputError(f"execute.address={address}: no Ray cluster answers there") from error
+        raise InputError(
+            f"execute.address={address}: no Ray cluster answers there; if it is up, it may ask for "
+            "a token: copy ~/.ray/auth_token from its head"
+        ) from error
+    except RayError as error:  # such as a token that is asked for and is not there
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"execute.address={address}: Ray refuses ({reason})") from error

@@ -111,7 +111,7 @@ def read_record(record: str) -> Record:
     path = shipped.get(record) or locate(record, "grouping.record")
     try:
         text = path.read_text(encoding="utf-8-sig")
-        return record_of(_READERS.get(path.suffix, read_yaml)(text))
+        return record_of(_READERS.get(path.suffix.lower(), read_yaml)(text))
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(
             f"grouping.record={record}: there is no such file; give the path of a plan, or one of: "
@@ -168,6 +168,8 @@ def _from_csv(text: str) -> dict[str, object]:
         for number, row in enumerate(rows[1:], 2):
             if len(row) != 2:
                 raise csv.Error(f"row {number} has {len(row)} cells and not an item and its group")
+            if not row[1].strip():
+                raise csv.Error(f"row {number}, item {row[0].strip()}, names no group: write one")
             groups.setdefault(row[1].strip(), []).append(row[0].strip())
         return source | {"groups": list(groups.values())}
     names = [cell.strip() for cell in rows[0][1:]]

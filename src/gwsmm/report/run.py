@@ -35,6 +35,7 @@ _PAGE, _HEAT, _BARS, _PAIRS = _DRAWN = (
     "items.png",
     "prediction.png",
 )
+_CONTROLS, _ATTEMPTS = "controls.json", "attempts.parquet"
 
 
 def write_run(folder: Path, run: Run) -> None:
@@ -47,10 +48,11 @@ def write_run(folder: Path, run: Run) -> None:
     write_json(folder / "plan.json", plan_content(run.plan))
     write_json(folder / "diagnosis.json", run.diagnoses)
     if run.attempts:
-        write_json(folder / "controls.json", controls_content(run.controls))
-        attempts_frame(run.controls, run.attempts).to_parquet(
-            folder / "attempts.parquet", index=False
-        )
+        write_json(folder / _CONTROLS, controls_content(run.controls))
+        attempts_frame(run.controls, run.attempts).to_parquet(folder / _ATTEMPTS, index=False)
+    else:  # what another run tried that was here before is no evidence of this one
+        (folder / _CONTROLS).unlink(missing_ok=True)
+        (folder / _ATTEMPTS).unlink(missing_ok=True)
     predictions_frame(run.outcomes).to_parquet(folder / "predictions.parquet", index=False)
     write_json(folder / "results.json", run.results)
 

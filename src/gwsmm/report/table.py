@@ -16,6 +16,7 @@ from tabulate import tabulate
 from gwsmm.evidence.bootstrap import Interval
 from gwsmm.spreadsheet import plain
 
+_ENDINGS = (".md", ".csv", ".tex")
 _ENDS = (" low", " high")
 _BOLD = ("\ue000", "\ue001")  # private characters, which no table holds
 _LATEX_BOLD = (r"\textbf{", "}")
@@ -176,18 +177,26 @@ def _csv(frame: pd.DataFrame) -> str:
 
 
 def write_tables(tables: Sequence[Table], folder: Path, heading: Sequence[str]) -> None:
-    """Write `report.md` with all tables, and `tables/NAME` of each as Markdown, CSV and LaTeX."""
+    """Write `report.md` with all tables, and `tables/NAME` of each as Markdown, CSV and LaTeX.
+
+    A table that another report left there and this one has not goes.
+    """
     (folder / "tables").mkdir(exist_ok=True)
+    names = {table.name for table in tables}
+    for left in [path for path in (folder / "tables").glob("*.tex") if path.stem not in names]:
+        for ending in _ENDINGS:
+            left.with_suffix(ending).unlink(missing_ok=True)
     lines = [*heading]
     for table in tables:
         shown, path = [table.note, markdown(table)], folder / "tables" / table.name
         lines += [f"## {table.title}", *shown]
         comments = (" ".join(each.split()) for each in (*heading, table.title, table.note))
         said = "".join(f"% {line}\n" for line in comments)
-        for ending, text in (
-            (".md", "\n\n".join([*heading, *shown]) + "\n"),
-            (".csv", _csv(table.frame)),
-            (".tex", said + latex(table) + "\n"),
-        ):
+        written = (
+            "\n\n".join([*heading, *shown]) + "\n",
+            _csv(table.frame),
+            said + latex(table) + "\n",
+        )
+        for ending, text in zip(_ENDINGS, written, strict=True):
             path.with_suffix(ending).write_text(text, encoding="utf-8")
     (folder / "report.md").write_text("\n\n".join(lines) + "\n", encoding="utf-8")

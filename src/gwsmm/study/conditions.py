@@ -109,12 +109,14 @@ def conditions(runs: Sequence[RunFolder]) -> list[Condition]:
     """The runs by what they are, in the order in which they were given; each counts once.
 
     Raises:
-        InputError: runs of the same experiment and seed found different results.
+        InputError: runs of the same experiment and seed found different results, or with different
+            seeds had different answers.
     """
     found: dict[str, list[RunFolder]] = {}
     for run in runs:
         alike = found.setdefault(json.dumps(_settings(run), sort_keys=True), [])
         for other in alike:
+            _check_answers(other, run)
             if other.seed == run.seed and _results(other) != _results(run):
                 raise InputError(
                     f"{other.folder} and {run.folder} are the same experiment with seed {run.seed} "
@@ -134,6 +136,23 @@ def conditions(runs: Sequence[RunFolder]) -> list[Condition]:
         Condition(name, _settings(group[0]), group, beside)
         for name, group, beside in zip(_names(groups, _UNSAID), groups, tried, strict=True)
     ]
+
+
+def _check_answers(one: RunFolder, other: RunFolder) -> None:
+    """Refuse what no choice of a seed changes: labels, and how many responses an item has."""
+    parts = ("train", "validation", "test")
+    for a, b in zip(one.results["items"], other.results["items"], strict=True):
+        for what, x, y in (
+            ("labels", a["labels"], b["labels"]),
+            ("kind", a["kind"], b["kind"]),
+            ("number of responses", *(sum(each[part] for part in parts) for each in (a, b))),
+        ):
+            if x != y:
+                raise InputError(
+                    f"{one.folder} and {other.folder} are the same experiment, but differ in the "
+                    f"{what} of item {a['name']} ({x} and {y}): the answers changed between them; "
+                    "run both again, or report one of them"
+                )
 
 
 def _results(run: RunFolder) -> Mapping[str, object]:

@@ -251,11 +251,13 @@ def _table(text: str, words: Sequence[str | int] = ("item", "other")) -> "pd.Dat
 
     import pandas as pd
 
+    columns = pd.read_csv(StringIO(text), nrows=0).columns
+    numbers = [name for at, name in enumerate(columns) if not {at, name} & {*words}]
     return pd.read_csv(
         StringIO(text),
         converters=dict.fromkeys(words, str),
         keep_default_na=False,
-        na_values=["", "nan"],
+        na_values={name: ["", "nan"] for name in numbers},  # an item may be called nan
     )
 
 
