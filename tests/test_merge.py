@@ -101,10 +101,12 @@ def ties_by_hand(base, states, density, scale):
     return merged
 
 
+@pytest.mark.parametrize("density", [0.3, 1.0])  # at 1.0: the mean of those that agree in sign
 @pytest.mark.parametrize("steps", [None, 4], ids=["distinct", "tied magnitudes"])
-def test_published_merge_is_the_authors_calculation(steps):
+def test_published_merge_is_the_authors_calculation(steps, density):
     base, states = state(0, steps=steps), [state(s, steps=steps) for s in (1, 2, 3)]
-    assert_close(merged_by(AUTHORS, base, states), ties_by_hand(base, states, 0.3, 0.5))
+    merged = merged_by(replace(AUTHORS, density=density), base, states)
+    assert_close(merged, ties_by_hand(base, states, density, 0.5))
 
 
 def test_the_first_item_adds_nothing_to_the_merge_of_its_own_group():

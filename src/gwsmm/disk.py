@@ -19,6 +19,7 @@ _REFUSED = {
     errno.EIO,
     errno.ELOOP,
     errno.ENAMETOOLONG,
+    errno.ENOLCK,
     errno.ENOSPC,
     errno.ENOTCONN,
     errno.ENOTDIR,
