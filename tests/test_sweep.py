@@ -157,6 +157,8 @@ def test_a_file_is_read_again_once_anything_about_it_changes(tmp_path):
     [
         ("x=range(1,9)", 1, 8, "IntDistribution"),
         ("x=range(0,1,0.25)", 0.0, 0.75, "FloatDistribution"),
+        ("x=range(0,1,0.3)", 0.0, 0.9, "FloatDistribution"),
+        ("x=range(0.4,-0.01,-0.1)", 0.0, 0.4, "FloatDistribution"),
         ("x=int(interval(1,9))", 1, 9, "IntDistribution"),
         ("x=interval(0.1,0.9)", 0.1, 0.9, "FloatDistribution"),
         ("x=tag(log,interval(1e-5,1e-2))", 1e-5, 1e-2, "FloatDistribution"),

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 Count = Annotated[int, Field(ge=1)]
 
+_DIGITS = 12  # after the point, of the ends of a range
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Search:
@@ -77,8 +79,11 @@ def _distribution(override: "Override") -> "BaseDistribution":
         values = list(sweep.range())
         if not values:
             raise ValueError("there is no value in this range")
-        kind = of.IntDistribution if isinstance(values[0], int) else of.FloatDistribution
-        return kind(min(values), max(values), step=abs(sweep.step))
+        low, high, step = min(values), max(values), abs(sweep.step)
+        if isinstance(low, int):
+            return of.IntDistribution(low, high, step=step)
+        # Hydra adds up steps, 0.8999999999999999, and Optuna would leave out such an end
+        return of.FloatDistribution(round(low, _DIGITS), round(high, _DIGITS), step=step)
     if not isfinite(sweep.end - sweep.start):
         raise ValueError("both ends of an interval are numbers")
     whole = isinstance(sweep.start, int) and isinstance(sweep.end, int)
